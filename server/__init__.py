@@ -1,0 +1,1 @@
+"""The server: HTTP, text, engine, model and state. `cli.py` is where a process starts."""

@@ -1,0 +1,1 @@
+"""The HTTP surface: one file an endpoint family, wire names stop here."""

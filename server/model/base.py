@@ -1,0 +1,42 @@
+"""What the engine needs of a model, whatever its version."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from rookery.kernels.rows import Rows
+
+from ..state.pool import State, StatePool
+from .shape import ModelShape
+
+
+class Model(Protocol):
+    """A loaded model: `forward` to the final hidden states, `logits` only where a row asks for them."""
+
+    shape: ModelShape
+
+    def new_pool(self, slots: int) -> StatePool:
+        """A pool of that many slots, in this model's dtype and on its device."""
+        ...
+
+    def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:
+        """One pass over packed rows; the states of their slots move on in place.
+
+        Args:
+            token_ids: [N] int64, packed as `rows` says, on the model's device.
+            pool: its slots named in `rows` are updated.
+
+        Returns:
+            [N, C], the output of `ln_out`, model dtype.
+        """
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, C] to [n, vocab_size] float32: the head, for the rows that need it."""
+        ...
+
+    def initial_state(self, name: str | None) -> State | None:
+        """The tuned state of that name (or the checkpoint's own for None); None means zero."""
+        ...

@@ -1,0 +1,70 @@
+"""Recurrent states of the running requests, allocated once at start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..model.shape import ModelShape
+
+RWKV4_MAX_START = -1e30
+"""Initial running maximum of RWKV-4's exponents; -inf would give inf - inf."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One session's whole memory, detached from any slot: what is cached, stored, forked and resumed.
+
+    shift: [L, 2, C] model dtype; last input of time mixing (0) and of channel mixing (1).
+    wkv: [L, H, D, D] float32, axes value, key; RWKV-4: [L, 3, C] float32, a, b, max.
+    """
+
+    shift: Tensor
+    wkv: Tensor
+
+
+class StatePool:
+    """Slots of recurrent state. A request owns one from admission to its end; its size never changes.
+
+    Shapes (S slots, L layers; slot-outer, so that one state is one contiguous block):
+        shift: [S, L, 2, C], model dtype.
+        wkv:   [S, L, H, D, D] float32, axes -2 value, -1 key, for RWKV-5, 6 and 7; [S, L, 3, C] for RWKV-4.
+    """
+
+    def __init__(self, shape: ModelShape, slots: int, *, dtype: torch.dtype, device: torch.device | str) -> None:
+        self.shape = shape
+        self.slots = slots
+        self.shift = torch.zeros(slots, shape.layers, 2, shape.width, dtype=dtype, device=device)
+        self.wkv = torch.zeros(slots, shape.layers, *shape.wkv_shape, dtype=torch.float32, device=device)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of one slot."""
+        shift, wkv = self.shift[0], self.wkv[0]
+        return shift.numel() * shift.element_size() + wkv.numel() * wkv.element_size()
+
+    def reset(self, slots: Sequence[int]) -> None:
+        """Set these slots to the state before any token."""
+        for slot in slots:
+            self.shift[slot] = 0
+            self.wkv[slot] = 0
+            if self.shape.version == "4":
+                self.wkv[slot, :, 2] = RWKV4_MAX_START
+
+    def read(self, slot: int) -> State:
+        """A copy of one slot, on the pool's device."""
+        return State(shift=self.shift[slot].clone(), wkv=self.wkv[slot].clone())
+
+    def write(self, slot: int, state: State) -> None:
+        """Overwrite one slot."""
+        self.shift[slot].copy_(state.shift)
+        self.wkv[slot].copy_(state.wkv)
+
+    def copy(self, source: int, targets: Sequence[int]) -> None:
+        """Fork: every target slot becomes what `source` is."""
+        for target in targets:
+            self.shift[target].copy_(self.shift[source])
+            self.wkv[target].copy_(self.wkv[source])

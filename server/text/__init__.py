@@ -1,0 +1,1 @@
+"""Text to tokens and back: tokenizers, chat templates, detokenizer. Knows nothing of the engine."""
