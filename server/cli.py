@@ -1,0 +1,158 @@
+"""The `rookery` command: flags to settings, settings to one verb; exit codes 0, 1 (failed) and 2 (wrong usage)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.traceback import Traceback
+
+from .. import __version__
+from .config import Config
+from .errors import StartupError
+from .resolve import resolve_model
+
+app = App(
+    name="rookery",
+    help="Serve RWKV language models over the OpenAI HTTP API.",
+    version=__version__,
+    config=[cyclopts.config.Env("ROOKERY_", command=False)],
+)
+bench = App(name="bench", help="Measure: `bench engine` without HTTP, `bench serve` a running server.")
+app.command(bench)
+
+
+@app.command
+def serve(
+    model: Annotated[str | None, Parameter(env_var="ROOKERY_MODEL")] = None,
+    /,
+    *,
+    config: Config | None = None,
+) -> int:
+    """Serve a model over HTTP.
+
+    Args:
+        model: A .pth or .safetensors file, an HF-layout folder, or hf:org/repo[/file][@revision]. Default: the
+            built-in model, gosling.
+        config: Settings.
+    """
+    from .run import serve as run_server
+
+    return run_server(config or Config(), resolve_model(model))
+
+
+@app.command
+def inspect(model: str, /, *, json_output: Annotated[bool, Parameter(name="--json")] = False) -> int:
+    """Print a checkpoint's version, sizes, state per session and memory per dtype, without loading it.
+
+    Args:
+        model: As for `serve`.
+        json_output: Print JSON instead of a table.
+    """
+    from .model.inspect import describe, render
+
+    report = describe(resolve_model(model).path)
+    if json_output:
+        print(json.dumps(report.as_dict(), indent=2))
+    else:
+        Console().print(render(report))
+    return 0
+
+
+@app.command
+def convert(
+    source: str,
+    target: Path,
+    /,
+    *,
+    dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep",
+    force: bool = False,
+) -> int:
+    """Write a checkpoint as .safetensors, under the official key names.
+
+    Args:
+        source: As for `serve`.
+        target: The .safetensors file to write.
+        dtype: Type of the stored tensors.
+        force: Overwrite the target.
+    """
+    from .model.convert import convert as convert_checkpoint
+
+    convert_checkpoint(resolve_model(source).path, target, dtype=None if dtype == "keep" else dtype, force=force)
+    print(f"wrote {target}")
+    return 0
+
+
+@app.command
+def health(*, base_url: str = "http://127.0.0.1:8000") -> int:
+    """Exit 0 when the server is ready to answer, 1 when it is not (for container health checks).
+
+    Args:
+        base_url: Where the server listens.
+    """
+    try:
+        with urllib.request.urlopen(f"{base_url.rstrip('/')}/ready", timeout=5) as answer:
+            status = json.load(answer)
+    except urllib.error.HTTPError as error:
+        print(f"not ready: HTTP {error.code} {error.read(500).decode('utf-8', 'replace')}", file=sys.stderr)
+        return 1
+    except (OSError, ValueError) as error:
+        print(f"no server at {base_url}: {error}", file=sys.stderr)
+        return 1
+    print(status.get("status", "ready"))
+    return 0
+
+
+@contextmanager
+def _plain_errors(debug: bool) -> Iterator[None]:
+    """Two lines for what an operator can mend; the traceback only when asked for."""
+    try:
+        yield
+    except StartupError as error:
+        if debug:
+            Console(stderr=True).print(Traceback())
+        print(f"rookery: {error.cause}\n  mend: {error.mend}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _with_config_file(tokens: list[str]) -> list[str]:
+    """Take `--config FILE` (a TOML file with the flags' names as keys) out of the command line and apply it."""
+    path = os.environ.get("ROOKERY_CONFIG")
+    if "--config" in tokens:
+        at = tokens.index("--config")
+        if at + 1 >= len(tokens):
+            raise StartupError("--config needs a file", "write --config rookery.toml", exit_code=2)
+        path = tokens[at + 1]
+        tokens = tokens[:at] + tokens[at + 2 :]
+    if path is not None:
+        if not Path(path).is_file():
+            raise StartupError(f"there is no settings file {path}", "check --config or ROOKERY_CONFIG", exit_code=2)
+        toml = cyclopts.config.Toml(path, must_exist=True, use_commands_as_keys=False, allow_unknown=False)
+        app.config = (*app.config, toml)
+    return tokens
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    with _plain_errors(debug):
+        try:
+            result = app(
+                _with_config_file(tokens), exit_on_error=False, print_error=False, result_action="return_value"
+            )
+        except cyclopts.CycloptsError as error:
+            raise StartupError(str(error), "rookery --help lists the verbs and flags", exit_code=2) from error
+        return result if isinstance(result, int) else 0
+    return 1
