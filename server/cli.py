@@ -46,9 +46,10 @@ def serve(
             built-in model, gosling.
         config: Settings.
     """
+    resolved = resolve_model(model)
     from .run import serve as run_server
 
-    return run_server(config or Config(), resolve_model(model))
+    return run_server(config or Config(), resolved)
 
 
 @app.command
@@ -59,9 +60,10 @@ def inspect(model: str, /, *, json_output: Annotated[bool, Parameter(name="--jso
         model: As for `serve`.
         json_output: Print JSON instead of a table.
     """
+    path = resolve_model(model).path
     from .model.inspect import describe, render
 
-    report = describe(resolve_model(model).path)
+    report = describe(path)
     if json_output:
         print(json.dumps(report.as_dict(), indent=2))
     else:
@@ -91,6 +93,45 @@ def convert(
     convert_checkpoint(resolve_model(source).path, target, dtype=None if dtype == "keep" else dtype, force=force)
     print(f"wrote {target}")
     return 0
+
+
+@bench.command(name="serve")
+def bench_serve(
+    *,
+    base_url: str = "http://127.0.0.1:8000",
+    streams: tuple[int, ...] = (1, 8, 32),
+    requests_per_stream: int = 4,
+    prompt_tokens: int = 64,
+    output_tokens: int = 64,
+    model: str | None = None,
+    api_key: Annotated[str | None, Parameter(env_var="OPENAI_API_KEY")] = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """Load a running server: TTFT, ITL and E2E percentiles, tokens per second.
+
+    Args:
+        base_url: Any server with /v1/completions.
+        streams: Concurrent clients, one report each.
+        requests_per_stream: Requests each client sends, one after the other.
+        prompt_tokens: Random prompt tokens a request, all different.
+        output_tokens: Completion tokens a request.
+        model: Default: the first of /v1/models.
+        api_key: Sent as a bearer token.
+        json_file: Also write the reports there.
+    """
+    import asyncio
+
+    from rookery.clients.bench import Load, render, run
+
+    loads = [
+        Load(base_url, n, n * requests_per_stream, prompt_tokens, output_tokens, model, api_key, seed=n)
+        for n in streams
+    ]
+    reports = [asyncio.run(run(load)) for load in loads]
+    Console().print(render(reports))
+    if json_file is not None:
+        json_file.write_text(json.dumps(reports, indent=1) + "\n")
+    return 1 if any(report["failed"] for report in reports) else 0
 
 
 @app.command
