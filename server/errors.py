@@ -5,11 +5,15 @@ RookeryError                 one per thing a client can act on; `app.py` turns i
     PromptTooLong            400  context_length_exceeded
     UnsupportedParameter     400  known to OpenAI, not served here, and it would change the answer
   Unauthorized               401  invalid_api_key
+  Forbidden                  403  a Host that is not this machine's, on a server without keys
   ModelNotFound              404  model_not_found
   NotFound                   404  any other thing that does not exist (for this key)
+  MethodNotAllowed           405  with Allow
+  ReadTimeout                408  the request did not arrive in time
   SessionBusy                409  another request is writing this session
   BodyTooLarge               413
   UnsupportedMediaType       415
+  HeadersTooLarge            431
   QueueFull                  429  Retry-After
   NotReady                   503  loading, or shutting down; Retry-After
   RequestTimeout             503  the request outlived --request-timeout
@@ -50,6 +54,10 @@ class RookeryError(Exception):
         self.code = code if code is not None else type(self).code
         self.retry_after_s = retry_after_s
 
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """OpenAI's error body."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
 
 class InvalidRequest(RookeryError):
     """A value of the request is wrong."""
@@ -72,6 +80,24 @@ class UnsupportedParameter(InvalidRequest):
     code = "unsupported_parameter"
 
 
+class HeadersTooLarge(RookeryError):
+    """The request line and headers are over the limit, in bytes or in number."""
+
+    status, kind, code = 431, "invalid_request_error", "headers_too_large"
+
+
+class ReadTimeout(RookeryError):
+    """The client took too long to send its request."""
+
+    status, kind, code = 408, "invalid_request_error", "request_timeout"
+
+
+class Forbidden(RookeryError):
+    """Refused for where the request comes from."""
+
+    status, kind, code = 403, "invalid_request_error", "forbidden"
+
+
 class Unauthorized(RookeryError):
     """No API key, or a wrong one."""
 
@@ -82,6 +108,12 @@ class NotFound(RookeryError):
     """Something that does not exist, or not for this key."""
 
     status, kind, code = 404, "invalid_request_error", "not_found"
+
+
+class MethodNotAllowed(RookeryError):
+    """The route exists, with other methods; `Allow` names them."""
+
+    status, kind, code = 405, "invalid_request_error", "method_not_allowed"
 
 
 class ModelNotFound(NotFound):
