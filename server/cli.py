@@ -17,7 +17,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.traceback import Traceback
 
-from .. import __version__
+from rookery import __version__
+
 from .config import Config
 from .errors import StartupError
 from .resolve import resolve_model
@@ -26,15 +27,17 @@ app = App(
     name="rookery",
     help="Serve RWKV language models over the OpenAI HTTP API.",
     version=__version__,
-    config=[cyclopts.config.Env("ROOKERY_", command=False)],
+    default_parameter=Parameter(negative=()),
 )
+serve_app = App(name="serve", config=[cyclopts.config.Env("ROOKERY_", command=False)])
+app.command(serve_app)
 bench = App(name="bench", help="Measure: `bench engine` without HTTP, `bench serve` a running server.")
 app.command(bench)
 
 
-@app.command
+@serve_app.default
 def serve(
-    model: Annotated[str | None, Parameter(env_var="ROOKERY_MODEL")] = None,
+    model: str | None = None,
     /,
     *,
     config: Config | None = None,
@@ -92,6 +95,50 @@ def convert(
 
     convert_checkpoint(resolve_model(source).path, target, dtype=None if dtype == "keep" else dtype, force=force)
     print(f"wrote {target}")
+    return 0
+
+
+@bench.command(name="engine")
+def bench_engine(
+    *,
+    preset: str = "rwkv7-0.1b",
+    dtypes: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16"),
+    streams: tuple[int, ...] = (1, 8, 32),
+    peers: tuple[Literal["rookery", "official"], ...] = ("rookery", "official"),
+    rounds: int = 3,
+    decode_tokens: int = 32,
+    prefill_tokens: int = 512,
+    threads: int = os.cpu_count() or 1,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """Decode and prefill speed without HTTP, beside the official `rwkv` package in the same run.
+
+    Args:
+        preset: A published shape with seeded random weights, such as rwkv7-0.1b.
+        dtypes: Weight types.
+        streams: Sequences decoded together.
+        peers: What to measure, in turn.
+        rounds: Measurements of each; medians are reported.
+        decode_tokens: Tokens decoded per stream.
+        prefill_tokens: Prompt length of the prefill measurement.
+        threads: Compute threads of every peer.
+        json_file: Also write the report there.
+    """
+    from .bench.compare import compare, render
+
+    report = compare(
+        preset,
+        dtypes=dtypes,
+        streams=streams,
+        peers=peers,
+        rounds=rounds,
+        decode_tokens=decode_tokens,
+        prefill_tokens=prefill_tokens,
+        threads=threads,
+    )
+    Console().print(render(report))
+    if json_file is not None:
+        json_file.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 
@@ -179,7 +226,7 @@ def _with_config_file(tokens: list[str]) -> list[str]:
         if not Path(path).is_file():
             raise StartupError(f"there is no settings file {path}", "check --config or ROOKERY_CONFIG", exit_code=2)
         toml = cyclopts.config.Toml(path, must_exist=True, use_commands_as_keys=False, allow_unknown=False)
-        app.config = (*app.config, toml)
+        serve_app.config = (*serve_app.config, toml)
     return tokens
 
 
