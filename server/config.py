@@ -94,6 +94,16 @@ class Config:
     """Origin(s) of web pages that may call the server; none: no other page may."""
     max_body: Bytes = 8 * 2**20
     """Largest request body, for example 8MiB."""
+    max_connections: Count = 2048
+    """Connections held at the same time; one more gets a 503."""
+    header_timeout: Seconds = 10.0
+    """Seconds a client may take to send the headers of a request."""
+    body_timeout: Seconds = 15.0
+    """Seconds a request body may take beyond its size at 16 KiB a second."""
+    idle_timeout: Seconds = 60.0
+    """Seconds a kept connection may wait for its next request."""
+    send_timeout: Seconds = 30.0
+    """Seconds a client may leave an answer unread before its connection is cut."""
     shutdown_grace: Seconds = 20.0
     """Seconds running requests get to finish after SIGTERM."""
     log_format: Literal["text", "json"] = "text"

@@ -1,0 +1,52 @@
+"""Whether the server lives, whether it is ready, what it counts, and what it is.
+
+`/health` asks the HTTP process and is false only when the engine has failed for good. `/ready` asks the engine: its
+phase, and when it last spoke.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from ... import __version__
+
+router = APIRouter()
+
+SILENT_LIMIT_S = 30.0
+"""An engine that has not spoken for so long is not ready; a long step on a slow machine stays below it."""
+
+
+@router.get("/health", summary="Whether the server lives", tags=["server"])
+@router.head("/health", include_in_schema=False)
+async def health(request: Request) -> Response:
+    engine = request.app.state.engine
+    if engine.status.phase == "failed":
+        return JSONResponse({"status": "failed"}, status_code=503)
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/ready", summary="Whether requests are answered", tags=["server"])
+@router.head("/ready", include_in_schema=False)
+async def ready(request: Request) -> Response:
+    engine = request.app.state.engine
+    phase, progress = engine.status.phase, engine.status.progress
+    silent_s = round(engine.silent_s, 1)
+    if phase == "ready" and silent_s <= SILENT_LIMIT_S:
+        return JSONResponse({"status": "ready", "phase": phase, "progress": 1.0, "silent_s": silent_s})
+    status = "unresponsive" if phase == "ready" else "failed" if phase == "failed" else "not_ready"
+    body: dict[str, Any] = {"status": status, "phase": phase, "progress": progress}
+    return JSONResponse(body, status_code=503, headers={"Retry-After": "1"})
+
+
+@router.get("/metrics", summary="Prometheus metrics", tags=["server"], response_class=Response)
+async def metrics(request: Request) -> Response:
+    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/version", summary="The version of this server", tags=["server"])
+async def version() -> dict[str, str]:
+    return {"version": __version__}

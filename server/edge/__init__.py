@@ -1,0 +1,1 @@
+"""Everything between the socket and the routes: limits and deadlines on the wire, checks before a handler runs."""
