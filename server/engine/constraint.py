@@ -1,0 +1,203 @@
+"""Grammars that a completion must match: which tokens may come next.
+
+llguidance compiles a grammar once; every choice walks its own copy. Compiling and making masks happen on a small
+pool of threads (llguidance lets go of the interpreter lock), so that they overlap with the forward pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from torch import Tensor
+
+from .request import SamplingParams
+
+
+class ConstraintError(Exception):
+    """A grammar that does not compile, ran into a limit, or was given a token it does not allow; for the client."""
+
+
+class Constraint(Protocol):
+    """The grammar of one choice, and how far the choice has come in it."""
+
+    @property
+    def ready(self) -> bool:
+        """`allowed` would answer at once."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """The grammar is matched and nothing can follow."""
+        ...
+
+    def prepare(self) -> None:
+        """Start making the next mask on another thread."""
+        ...
+
+    def allowed(self) -> Tensor:
+        """[W] int32 on the CPU: bit t % 32 of word t // 32 is 1 where token t may come next.
+
+        Stop tokens are allowed exactly where the grammar may end. Waits for what `prepare` started.
+
+        Raises: ConstraintError.
+        """
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Move on by a token drawn.
+
+        Raises: ConstraintError.
+        """
+        ...
+
+
+class Constraints:
+    """Makes constraints; keeps the compiled grammars used last.
+
+    Args:
+        tokenizer: llguidance's view of the vocabulary; its `vocab_size` gives the width of the masks.
+        max_grammars, max_bytes: bounds of the cache: number of grammars, and their source text together.
+        threads: so many compile grammars, and so many others make masks: a slow grammar delays only its own kind.
+        limits: of the grammar's size and of the work for one mask; llguidance's own when None.
+    """
+
+    def __init__(
+        self,
+        tokenizer: LLTokenizer,
+        *,
+        max_grammars: int = 128,
+        max_bytes: int = 8 << 20,
+        threads: int = 2,
+        limits: LLParserLimits | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._max_grammars = max_grammars
+        self._max_bytes = max_bytes
+        self._limits = limits or LLParserLimits(verbose_errors=False)
+        self._compilers = ThreadPoolExecutor(threads, thread_name_prefix="grammar-compile")
+        self._maskers = ThreadPoolExecutor(threads, thread_name_prefix="grammar-mask")
+        self._compiled: OrderedDict[str, Future[LLMatcher]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def start(self, params: SamplingParams) -> GrammarConstraint | None:
+        """A constraint at the start of the grammar; returns at once. None where there is no grammar."""
+        if params.grammar is None:
+            return None
+        compiled = self._compile(params.grammar)
+        return GrammarConstraint(
+            compiled, self._tokenizer.vocab_size, params.stop_token_ids, self._compilers, self._maskers
+        )
+
+    def close(self) -> None:
+        """Stop the threads; constraints cannot be used any more."""
+        for pool in (self._compilers, self._maskers):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def __len__(self) -> int:
+        """Grammars kept."""
+        return len(self._compiled)
+
+    def _compile(self, grammar: str) -> Future[LLMatcher]:
+        with self._lock:
+            if grammar in self._compiled:
+                self._compiled.move_to_end(grammar)
+                return self._compiled[grammar]
+            future = self._compilers.submit(_compile, self._tokenizer, grammar, self._limits)
+            self._compiled[grammar] = future
+            self._bytes += len(grammar)
+            while len(self._compiled) > 1 and (
+                len(self._compiled) > self._max_grammars or self._bytes > self._max_bytes
+            ):
+                oldest, _ = self._compiled.popitem(last=False)  # running choices keep their own copy
+                self._bytes -= len(oldest)
+            return future
+
+
+def _compile(tokenizer: LLTokenizer, grammar: str, limits: LLParserLimits) -> LLMatcher:
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+    _check(matcher, "the grammar cannot be used")
+    return matcher
+
+
+def _check(matcher: LLMatcher, what: str) -> None:
+    if matcher.is_error():
+        raise ConstraintError(f"{what}: {matcher.get_error()[:500]}")
+
+
+class GrammarConstraint:
+    """A `Constraint` by llguidance; made by `Constraints.start`.
+
+    The matcher is touched by one thread at a time: the one that makes a mask, and otherwise the caller's.
+    """
+
+    def __init__(
+        self,
+        compiled: Future[LLMatcher],
+        vocab_size: int,
+        stop_token_ids: Sequence[int],
+        compilers: ThreadPoolExecutor,
+        maskers: ThreadPoolExecutor,
+    ) -> None:
+        self._words = (vocab_size + 31) // 32
+        self._stop_token_ids = tuple(t for t in stop_token_ids if t < self._words * 32)
+        self._maskers = maskers
+        # queued behind the compilation, so it never holds a thread that the compilation needs
+        self._first: Future[tuple[LLMatcher, Tensor]] = compilers.submit(self._begin, compiled)
+        self._matcher: LLMatcher | None = None
+        self._mask: Future[Tensor] | None = None
+        self._complete = False
+
+    @property
+    def ready(self) -> bool:
+        return self._first.done() if self._matcher is None else self._mask is not None and self._mask.done()
+
+    @property
+    def complete(self) -> bool:
+        return self._complete
+
+    def prepare(self) -> None:
+        if self._matcher is not None and self._mask is None:
+            self._mask = self._maskers.submit(self._make_mask, self._matcher)
+
+    def allowed(self) -> Tensor:
+        if self._matcher is None:
+            return self._first.result()[1]
+        self.prepare()
+        assert self._mask is not None
+        return self._mask.result()
+
+    def accept(self, token_id: int) -> None:
+        if self._matcher is None:
+            self._matcher = self._first.result()[0]
+        elif self._mask is not None:
+            self._mask.result()  # no thread is on the matcher any more
+            self._mask = None
+        if not self._matcher.consume_token(token_id):
+            raise ConstraintError(f"the grammar does not allow the token drawn: {self._matcher.get_error()[:500]}")
+        _check(self._matcher, "the grammar cannot go on")
+        self._complete = self._matcher.is_stopped()
+
+    def _begin(self, compiled: Future[LLMatcher]) -> tuple[LLMatcher, Tensor]:
+        matcher = compiled.result().deep_copy()
+        return matcher, self._make_mask(matcher)
+
+    def _make_mask(self, matcher: LLMatcher) -> Tensor:
+        mask = torch.zeros(self._words, dtype=torch.int32)
+        matcher.unsafe_compute_mask_ptr(mask.data_ptr(), mask.numel() * mask.element_size())
+        _check(matcher, "the grammar cannot go on")
+        may_end = matcher.is_accepting()
+        words = mask.numpy().view("uint32")  # shares the tensor's memory
+        for token_id in self._stop_token_ids:
+            bit = 1 << token_id % 32
+            if may_end:
+                words[token_id // 32] |= bit
+            else:
+                words[token_id // 32] &= ~bit & 0xFFFFFFFF
+        return mask
