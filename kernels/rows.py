@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,3 +43,11 @@ class Rows:
     def tokens(self) -> int:
         """N, the number of packed tokens."""
         return sum(self.lengths)
+
+    def spans(self, first: int = 0) -> Iterator[tuple[Tensor, slice]]:
+        """The rows from `first` on that have tokens: the row's slot, [1], and where its tokens lie."""
+        start = sum(self.lengths[:first])
+        for row, length in enumerate(self.lengths[first:], first):
+            if length:
+                yield self.slots[row : row + 1], slice(start, start + length)
+            start += length
