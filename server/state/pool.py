@@ -39,6 +39,7 @@ class StatePool:
         self.slots = slots
         self.shift = torch.zeros(slots, shape.layers, 2, shape.width, dtype=dtype, device=device)
         self.wkv = torch.zeros(slots, shape.layers, *shape.wkv_shape, dtype=torch.float32, device=device)
+        self.reset(range(slots))
 
     @property
     def state_bytes(self) -> int:

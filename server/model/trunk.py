@@ -1,0 +1,162 @@
+"""What all generations share: reading weights, embedding, norms, head, pools and tuned states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rookery.kernels.linear import Linear
+
+from ..state.pool import State, StatePool
+from .checkpoint import Checkpoint
+
+LAYER_NORM_EPS = 1e-5
+GROUP_NORM_EPS = 64e-5
+"""Of the norm after WKV in RWKV-5, 6 and 7, whatever the head size: training divides by 8 and uses 1e-5."""
+
+HALVE_EVERY = 6
+"""float16, RWKV-4 to 6: the residual stream is halved after so many layers, lest it leave float16's range."""
+
+
+class Weights:
+    """The tensors of a checkpoint under one prefix, cast and placed once.
+
+    Args:
+        prefix: what every key begins with, such as `blocks.3.att.`.
+        dtype: the model's dtype, for what is not read as `exact`.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], prefix: str, *, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        self.tensors = tensors
+        self.prefix = prefix
+        self.dtype = dtype
+        self.device = device
+
+    def __contains__(self, key: str) -> bool:
+        return self.prefix + key in self.tensors
+
+    def under(self, prefix: str) -> Weights:
+        """The tensors whose keys go on with `prefix`."""
+        return Weights(self.tensors, self.prefix + prefix, dtype=self.dtype, device=self.device)
+
+    def cast(self, key: str) -> Tensor:
+        """In the model's dtype."""
+        return self.tensors[self.prefix + key].to(device=self.device, dtype=self.dtype)
+
+    def exact(self, key: str) -> Tensor:
+        """In float32, for what must not be rounded: decay, bonus, the norm after WKV."""
+        return self.tensors[self.prefix + key].to(device=self.device, dtype=torch.float32)
+
+    def mixes(self, *keys: str) -> Tensor:
+        """Several vectors [C] as [n, 1, C], to mix the tokens [N, C] in n ways at once."""
+        return torch.stack([self.cast(key) for key in keys]).unsqueeze(1)
+
+    def linear(self, key: str, *, divisor: int = 1) -> Linear:
+        """A matrix stored [out, in]; the divisor is a power of two, so dividing rounds nothing."""
+        weight = self.cast(key)
+        return Linear(weight if divisor == 1 else weight / divisor)
+
+    def low_rank(self, key: str) -> Linear:
+        """A matrix of a low-rank pair, which checkpoints store [in, out]."""
+        return Linear(self.cast(key).T.contiguous())
+
+    def layer_norm(self, name: str) -> LayerNorm:
+        return LayerNorm(self.cast(f"{name}.weight"), self.cast(f"{name}.bias"))
+
+    def group_norm(self, name: str, heads: int) -> GroupNorm:
+        return GroupNorm(self.exact(f"{name}.weight"), self.exact(f"{name}.bias"), heads)
+
+
+class LayerNorm:
+    """Layer norm over the last axis; statistics in float32, as torch keeps them."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
+
+
+class GroupNorm:
+    """The norm after WKV: over each head of [N, H, D], then weight and bias a channel; to [N, C], float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, heads: int) -> None:
+        self.weight = weight
+        self.bias = bias
+        self.heads = heads
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return F.group_norm(y.flatten(1), self.heads, self.weight, self.bias, GROUP_NORM_EPS)
+
+
+class Trunk:
+    """A model without its layers: what comes before the first and after the last.
+
+    Args:
+        checkpoint: checked by its reader; nothing is checked again here.
+        dtype: of matrices, residual stream and token shift; decay, bonus, WKV and group norm stay float32.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device | str) -> None:
+        self.shape = checkpoint.shape
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.weights = Weights(checkpoint.tensors, "", dtype=dtype, device=device)
+        # ln0 follows the embedding, so it is applied to the table once; in float32, before the cast.
+        ln0 = LayerNorm(self.weights.exact("blocks.0.ln0.weight"), self.weights.exact("blocks.0.ln0.bias"))
+        self.embedding = ln0(self.weights.exact("emb.weight")).to(dtype)
+        self.ln_out = self.weights.layer_norm("ln_out")
+        self.head = self.weights.linear("head.weight")
+        self.tuned_state = checkpoint.tuned_state
+        self.named_states = checkpoint.named_states
+
+    def layer_weights(self) -> list[Weights]:
+        """One `Weights` a layer; the trunk forgets the checkpoint, which the layers are about to take over."""
+        layers = [self.weights.under(f"blocks.{layer}.") for layer in range(self.shape.layers)]
+        del self.weights
+        return layers
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """[N] to [N, C], ln0 applied."""
+        return F.embedding(token_ids, self.embedding)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, C] to [n, vocab_size] float32."""
+        return self.head(hidden).float()
+
+    def new_pool(self, slots: int) -> StatePool:
+        """A pool of that many slots, in this model's dtype and on its device."""
+        return StatePool(self.shape, slots, dtype=self.dtype, device=self.device)
+
+    def initial_state(self, name: str | None) -> State | None:
+        """The tuned state of that name; for None the checkpoint's own, or None where it has none.
+
+        Raises:
+            KeyError: there is no state of that name.
+        """
+        return self.tuned_state if name is None else self.named_states[name]
+
+
+class Damping:
+    """Keeps the residual stream of RWKV-4, 5 and 6 within float16; does nothing in other dtypes.
+
+    What layer l adds is divided by 2^(l // HALVE_EVERY), and the stream is halved whenever that exponent grows. Layer
+    norms undo the scale, so the model computes the same.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.active = dtype == torch.float16
+
+    def divisor(self, layer: int) -> int:
+        """By what the two output matrices of this layer are divided."""
+        return int(2 ** (layer // HALVE_EVERY)) if self.active else 1
+
+    def __call__(self, x: Tensor, layer: int) -> Tensor:
+        """The residual stream as it leaves this layer."""
+        return x / 2 if self.active and (layer + 1) % HALVE_EVERY == 0 else x
