@@ -1,41 +1,96 @@
-"""From a model file to a `Checkpoint`: read, named officially, checked, fingerprinted."""
+"""From a model file to a `Checkpoint`: read, named officially, checked against its own sizes, fingerprinted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
+from ..state.pool import State
 from .checkpoint import Checkpoint
-from .shape import ModelShape, Version
+from .files import AGAIN, read_contents, unusable
+from .layouts import to_official
+from .official import Layout, LayoutError, fit, read_layout
+from .scan import NotFinite, fingerprint
+from .tuned_state import take_tuned_state
+
+FINGERPRINT_KEY = "rookery_fingerprint"
+"""Where `convert` puts the fingerprint into a safetensors file's metadata; reading checks it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenCheckpoint:
+    """A model file whose names and shapes are right, and whose numbers nobody has read yet."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    layout: Layout
+    tuned_state: State | None
+    naming: str
+    """"official", "transformers", "fla rwkv6", "fla rwkv7" or "web-rwkv"."""
+    container: str
+    size_bytes: int
+    metadata: Mapping[str, str]
+
+
+def open_checkpoint(path: Path) -> OpenCheckpoint:
+    """Names and shapes of a `.pth`, a `.safetensors` or a Hugging Face folder; the weights stay on the disk.
+
+    Raises:
+        CheckpointError: unusable as a file (see `files.read_contents`), no supported model, or a tensor missing, left
+            over or misshapen.
+    """
+    contents = read_contents(path)
+    try:
+        tensors, naming = to_official(contents.tensors, contents.config)
+        layout = read_layout(tensors)
+        tuned_state, weights = take_tuned_state(tensors, layout.shape)
+        fitted = fit(weights, layout)
+    except LayoutError as error:
+        raise unusable(path, str(error), error.mend) from None
+    return OpenCheckpoint(
+        path=path,
+        tensors=fitted,
+        layout=layout,
+        tuned_state=tuned_state,
+        naming=naming,
+        container=contents.container,
+        size_bytes=contents.size_bytes,
+        metadata=contents.metadata,
+    )
 
 
 def read_checkpoint(path: Path, progress: Callable[[float], None] | None = None) -> Checkpoint:
-    """The weights of a `.pth` file."""
-    raw = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    tensors = {key: t.reshape(-1) if t.dim() == 3 and t.shape[:2] == (1, 1) else t for key, t in raw.items()}
-    vocab_size, width = tensors["emb.weight"].shape
-    version: Version
-    decay = tensors.get("blocks.0.att.time_decay")
-    if "blocks.0.att.r_k" in tensors:
-        version, heads = "7", tensors["blocks.0.att.r_k"].shape[0]
-    elif "blocks.0.att.time_maa_x" in tensors:
-        version, heads = "6", tensors["blocks.0.att.time_faaaa"].shape[0]
-    elif decay is not None and "blocks.0.att.ln_x.weight" in tensors:
-        version = ("5.2" if decay.dim() == 2 else "5.1") if "blocks.0.att.gate.weight" in tensors else "5.0"
-        heads = decay.shape[0]
-    else:
-        version, heads = "4", 0
-    mix_width = tensors["blocks.0.att.key.weight"].shape[0]
-    shape = ModelShape(
-        version=version,
-        vocab_size=vocab_size,
-        layers=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")),
-        width=width,
-        mix_width=mix_width,
-        ffn_width=tensors["blocks.0.ffn.key.weight"].shape[0],
-        heads=heads,
-        head_size=mix_width // heads if heads else 0,
+    """A model file, checked to the last number. Its tensors stay mapped to the file until a model copies them.
+
+    Args:
+        progress: called with the share that is read, growing to 1.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`; also for numbers that are not finite, and for a file that `convert` wrote
+            and that has changed since.
+    """
+    opened = open_checkpoint(path)
+    try:
+        digest = fingerprint(contents_to_digest(opened.tensors, opened.tuned_state), progress)
+    except NotFinite as error:
+        message = f"the tensor {error.key} has a number that is not finite (NaN or infinity)"
+        raise unusable(
+            path, message, "training broke, or the file is damaged: use an earlier checkpoint, or " + AGAIN
+        ) from None
+    if opened.metadata.get(FINGERPRINT_KEY, digest) != digest:
+        raise unusable(path, "its weights are not those it was written with: the file is damaged", AGAIN)
+    return Checkpoint(
+        path=path,
+        tensors=opened.tensors,
+        shape=opened.layout.shape,
+        tuned_state=opened.tuned_state,
+        fingerprint=digest,
     )
-    return Checkpoint(path=path, tensors=tensors, shape=shape)
+
+
+def contents_to_digest(tensors: Mapping[str, Tensor], tuned_state: State | None) -> Mapping[str, Tensor]:
+    """What a fingerprint stands for: the weights, and the state that every session of them starts from."""
+    return tensors if tuned_state is None else {**tensors, "time_state": tuned_state.wkv}

@@ -1,0 +1,114 @@
+"""Any readable checkpoint to one `.safetensors` file under the official key names."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import StartupError
+from .checkpoint import Checkpoint
+from .files import printable
+from .scan import NotFinite, fingerprint
+from .weights import FINGERPRINT_KEY, contents_to_digest, read_checkpoint
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    force: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> str:
+    """Write `source` as `target`; what is read back has the same bits and the same fingerprint.
+
+    Under the target's name there is the old file or the whole new one, whenever the machine stops.
+
+    Args:
+        dtype: "float32", "bfloat16" or "float16"; None keeps each tensor's own.
+        force: overwrite an existing target.
+        progress: called with the share of the source that is read.
+
+    Returns:
+        The fingerprint of what was written.
+
+    Raises:
+        CheckpointError: the source cannot be used.
+        StartupError: the target exists, cannot be written, or `dtype` cannot hold the weights.
+    """
+    target_name = printable(target)
+    if target.is_dir():
+        raise StartupError(f"{target_name} is a folder", "give the name of a .safetensors file", exit_code=2)
+    if target.exists() and not force:
+        raise StartupError(
+            f"{target_name} exists already", "give another name, or --force to overwrite it", exit_code=2
+        )
+    checkpoint = read_checkpoint(source, progress)
+    tensors, digest = dict(checkpoint.tensors), checkpoint.fingerprint
+    if dtype is not None:
+        tensors = {key: tensor.to(getattr(torch, dtype)) for key, tensor in tensors.items()}
+        try:
+            digest = fingerprint(contents_to_digest(tensors, checkpoint.tuned_state))
+        except NotFinite as error:
+            cause = f"{printable(source)}: the tensor {error.key} has numbers too large for {dtype}"
+            raise StartupError(cause, "convert to bfloat16 or float32", exit_code=2) from None
+    metadata = {
+        "format": "pt",
+        "rwkv_version": checkpoint.shape.version,
+        "source": printable(source.name),
+        FINGERPRINT_KEY: digest,
+    }
+    try:
+        _write(target, {**tensors, **_tuned_state_tensors(checkpoint)}, metadata)
+    except (OSError, SafetensorError) as error:
+        cause = f"{target_name} cannot be written: {printable(error)}"
+        raise StartupError(cause, "check the folder, its permissions and its free space") from None
+    return digest
+
+
+def _tuned_state_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The file's own initial state, a tensor a layer as training saves it; float32, which holds any other type."""
+    if checkpoint.tuned_state is None:
+        return {}
+    return {f"blocks.{layer}.att.time_state": wkv.clone() for layer, wkv in enumerate(checkpoint.tuned_state.wkv)}
+
+
+def _write(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """To a temporary name in the same folder, on the disk, then renamed."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(_apart(tensors), temporary, metadata=metadata)
+        _sync(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    _sync(target.parent)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous, and none in the memory of another, as the format wants them."""
+    apart: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for key, tensor in tensors.items():
+        dense = tensor.contiguous()
+        storage = dense.untyped_storage().data_ptr()
+        apart[key] = dense.clone() if storage in taken else dense
+        taken.add(storage)
+    return apart
+
+
+def _sync(path: str | Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""From a path to a model that can run: the class by version, dtype and device resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from ..engine.request import EngineInfo
+from ..errors import StartupError
+from .base import Model
+from .checkpoint import Checkpoint
+from .shape import ModelShape
+from .tuned_state import read_tuned_state
+from .weights import read_checkpoint
+
+__all__ = ["load_model", "read_tuned_state", "resolve_device", "resolve_dtype"]
+
+_CLASSES = {"4": "Rwkv4", "5.0": "Rwkv5", "5.1": "Rwkv5", "5.2": "Rwkv5", "6": "Rwkv6", "7": "Rwkv7"}
+_READING = 0.9
+"""Share of the progress that reading takes; casting and placing the weights is the rest."""
+
+
+def load_model(
+    path: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    states: Mapping[str, Path] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Model, EngineInfo]:
+    """Load a model and its named tuned states.
+
+    Args:
+        dtype: "float32", "bfloat16", "float16", or "auto": float32 on a CPU, bfloat16 on a GPU.
+        device: "cpu", "cuda", or "auto": a GPU where there is one.
+        states: files of tuned initial states by the name clients give.
+        progress: called with the share that is done, growing to 1.
+
+    Raises:
+        CheckpointError: the model or a state cannot be used.
+        StartupError: the device is not there, or its memory is too small.
+    """
+    place = resolve_device(device)
+    number_type = resolve_dtype(dtype, place)
+    report = progress or (lambda share: None)
+    checkpoint = read_checkpoint(path, lambda share: report(_READING * share))
+    named_states = {name: read_tuned_state(file, checkpoint.shape) for name, file in (states or {}).items()}
+    checkpoint = replace(checkpoint, named_states=named_states)
+    try:
+        model = _construct(checkpoint, number_type, place)
+    except torch.OutOfMemoryError as error:
+        raise StartupError(
+            f"{path}: the weights do not fit into the memory of {place} ({str(error).partition('.')[0]})",
+            "free memory on it, take a smaller model, or use --device cpu",
+        ) from None
+    report(1.0)
+    return model, _info(checkpoint, number_type, place)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; "auto" takes a GPU where PyTorch can use one.
+
+    Raises:
+        StartupError: a GPU was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "auto":
+        return torch.device("cuda" if available else "cpu")
+    if device.startswith("cuda") and not available:
+        mend = "use --device cpu, or install the driver and a CUDA build of PyTorch (see `rookery doctor`)"
+        raise StartupError(
+            f"--device {device}: PyTorch {torch.__version__} finds no CUDA device here", mend, exit_code=2
+        )
+    return torch.device(device)
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The type of the weights; "auto" is exact on a CPU and half as large on a GPU."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+
+
+def state_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
+    """Memory of one session: WKV in float32, token shift in the model's dtype, as `StatePool` keeps them."""
+    shift = shape.layers * 2 * shape.width
+    return shift * dtype.itemsize + (shape.state_values - shift) * torch.float32.itemsize
+
+
+def _construct(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Model:
+    """The class of this version; imported only now, so that one generation's kernels do not load another's."""
+    version = checkpoint.shape.version
+    module = import_module(f".rwkv{version[0]}", __package__)
+    model: Model = getattr(module, _CLASSES[version])(checkpoint, dtype=dtype, device=device)
+    return model
+
+
+def _info(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> EngineInfo:
+    shape = checkpoint.shape
+    parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    return EngineInfo(
+        model_path=str(checkpoint.path),
+        version=shape.version,
+        parameters=parameters,
+        layers=shape.layers,
+        width=shape.width,
+        vocab_size=shape.vocab_size,
+        state_bytes=state_bytes(shape, dtype),
+        weight_bytes=parameters * dtype.itemsize,
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        fingerprint=checkpoint.fingerprint,
+        tuned_states=tuple(checkpoint.named_states),
+    )
