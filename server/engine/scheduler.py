@@ -47,6 +47,13 @@ class Prefill:
     """So many tokens are consumed."""
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     """Of the tokens consumed, where the request asks for them; the engine fills it."""
+    held: bool = False
+    """Not ready to draw: all but the last token may be consumed."""
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may be consumed now."""
+        return len(self.token_ids) - self.position - self.held
 
     def __post_init__(self) -> None:
         for choice in self.choices:
@@ -101,6 +108,17 @@ class Batch:
         for chunk in self.chunks:
             packed += chunk.token_ids
         return packed
+
+    @property
+    def ready(self) -> list[tuple[Choice, int]]:
+        """Choices that draw a token in this step, with the packed position whose logits they draw from."""
+        ready = [(choice, position) for position, choice in enumerate(self.decoding)]
+        position = len(self.decoding)
+        for chunk in self.chunks:
+            position += chunk.stop - chunk.start
+            if chunk.last and chunk.prefill.request.sampling.max_tokens > 0:
+                ready += [(choice, position - 1) for choice in chunk.prefill.choices]
+        return ready
 
     @property
     def choices(self) -> list[Choice]:
@@ -260,8 +278,12 @@ class Scheduler:
         batch = Batch(list(self.decoding.values()), self._next_chunks())
         return batch if batch.rows else None
 
-    def consumed(self, batch: Batch) -> None:
-        """The step's forward pass is done: states have moved on, finished prompts go over to decoding."""
+    def consumed(self, batch: Batch) -> list[Choice]:
+        """The step's forward pass is done: states have moved on, finished prompts go over to decoding.
+
+        Returns the choices that this ends: those of requests that draw no token at all.
+        """
+        ended: list[Choice] = []
         for chunk in batch.chunks:
             prefill = chunk.prefill
             prefill.position = chunk.stop
@@ -270,6 +292,11 @@ class Scheduler:
                 for choice in prefill.choices:
                     choice.prefill = None
                     self.decoding[choice.slot] = choice
+                if prefill.request.sampling.max_tokens == 0:
+                    ended += prefill.choices
+        for choice in ended:
+            self.release(choice)
+        return ended
 
     def drew(self, choice: Choice, token_id: int, ended: bool) -> FinishReason | None:
         """Give a choice its next token; `ended` says that it completes it. Returns why the choice is over, if it is."""
@@ -308,7 +335,7 @@ class Scheduler:
         tenants: dict[str, list[Prefill]] = {}
         for prefill in self.prefills[: self.prefill_budget]:
             tenants.setdefault(prefill.request.tenant, []).append(prefill)
-        wants = [[len(one.token_ids) - one.position for one in prefills] for prefills in tenants.values()]
+        wants = [[one.remaining for one in prefills] for prefills in tenants.values()]
         chunks = []
         for prefills, want, share in zip(
             tenants.values(), wants, fair_shares(self.prefill_budget, [sum(want) for want in wants]), strict=True

@@ -1,0 +1,254 @@
+"""The engine: one forward pass a step over everything that runs, one token for each row that is ready.
+
+A plain class that tests drive directly; `process.py` puts it behind a socket.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from rookery.kernels.rows import Rows
+
+from ..errors import InvalidRequest
+from ..model.base import Model
+from .constraint import Constraints
+from .request import EngineStats, Request, TokenEvent
+from .sampler import ChoiceSampling, Draw, Sampler
+from .scheduler import Batch, Choice, Scheduler
+
+logger = logging.getLogger(__name__)
+
+SCORED_ROWS = 64
+"""Rows of logits held at once for prompt log-probabilities: 16 MB at a vocabulary of 65,536."""
+
+STEP_FAILED = "the engine failed while it computed this request; the others go on"
+
+
+class Engine:
+    """Runs requests on a model.
+
+    Args:
+        model: where the tokens go through; its pool has `max_batch` slots.
+        max_batch: choices that run at the same time.
+        max_queue: requests that may wait for a slot.
+        prefill_budget: prompt tokens computed in one step, over all rows.
+        constraints: compiles grammars; None refuses requests that have one.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_batch: int,
+        max_queue: int,
+        prefill_budget: int,
+        constraints: Constraints | None = None,
+    ) -> None:
+        self.model = model
+        self.scheduler = Scheduler(max_batch=max_batch, max_queue=max_queue, prefill_budget=prefill_budget)
+        self.pool = model.new_pool(max_batch)
+        self.sampler = Sampler()
+        self.constraints = constraints
+        self._device = self.pool.wkv.device
+        self._sampling: dict[Choice, ChoiceSampling] = {}
+        self._ended: list[TokenEvent] = []
+        """Events of choices that ended between steps; the next step reports them."""
+        self._stats = EngineStats(slots_free=max_batch)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is waiting or running, or an event has to be reported."""
+        return self.scheduler.busy or bool(self._ended)
+
+    def stats(self) -> EngineStats:
+        scheduler = self.scheduler
+        return dataclasses.replace(
+            self._stats,
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            slots_used=scheduler.max_batch - scheduler.slots_free,
+            slots_free=scheduler.slots_free,
+        )
+
+    def submit(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises:
+            InvalidRequest: it can never run here.
+            QueueFull: too many wait.
+        """
+        vocab_size = self.model.shape.vocab_size
+        if request.prompt_ids and not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocab_size:
+            raise InvalidRequest(f"the prompt has a token id outside 0 to {vocab_size - 1}", param="prompt")
+        if request.tuned_state is not None:
+            try:
+                self.model.initial_state(request.tuned_state)
+            except KeyError as error:
+                raise InvalidRequest(f"there is no state named {request.tuned_state!r}", param="state") from error
+        if request.sampling.grammar is not None and self.constraints is None:
+            raise InvalidRequest("this engine has no tokenizer, so it cannot follow a grammar", param="grammar")
+        for choice in self.scheduler.submit(request):
+            constraint = self.constraints.start(request.sampling) if self.constraints is not None else None
+            self._sampling[choice] = ChoiceSampling(request.sampling, choice.index, constraint)
+
+    def cancel(self, request_id: str, choice: int | None = None) -> None:
+        """End a request or one of its choices: the slots are free at once, the next step reports the end."""
+        for ended in self.scheduler.cancel(request_id, choice):
+            del self._sampling[ended]
+            self._ended.append(TokenEvent(request_id, ended.index, None, "cancelled"))
+
+    def step(self) -> list[TokenEvent]:
+        """Advance every scheduled request by one forward pass; empty when there is nothing to do.
+
+        A request that makes the step fail ends with an error, its neighbours go on (`Scheduler.quarantine`).
+
+        Raises:
+            Exception: whatever the model raises when not even one token of no request goes through it: the device
+                is lost, and only a new process mends that.
+        """
+        events, self._ended = self._ended, []
+        self._hold_unready()
+        batch = self.scheduler.next_batch()
+        if batch is None:
+            return events
+        start = perf_counter()
+        try:
+            logits = self._forward(batch)
+        except Exception:  # whatever one request did to the step, the engine has to outlive it
+            culprit = f"; it ended request {batch.choices[0].request.id}" if batch.rows == 1 else ""
+            logger.exception("a step over %d rows failed%s", batch.rows, culprit)
+            self.check()
+            events += self._isolate(batch)
+        else:
+            events += self._commit(batch, logits)
+        self._stats = EngineStats(
+            steps=self._stats.steps + 1, step_seconds=perf_counter() - start, batch_rows=batch.rows
+        )
+        return events
+
+    def check(self) -> None:
+        """Run one token of no request through the model (slot -1): warms it up, and shows whether it still works."""
+        token = torch.zeros(1, dtype=torch.int64, device=self._device)
+        with torch.inference_mode():
+            self.model.logits(self.model.forward(token, Rows.pack([-1], [1], self._device), self.pool))
+
+    def _hold_unready(self) -> None:
+        """Keep prompts from being finished while their grammar still compiles: the step would have to wait for it."""
+        if self.constraints is None:
+            return
+        for prefill in self.scheduler.prefills:
+            constraints = [self._sampling[choice].constraint for choice in prefill.choices]
+            prefill.held = any(one is not None and not one.ready for one in constraints)
+
+    @torch.inference_mode()
+    def _forward(self, batch: Batch) -> Tensor:
+        """One pass over the batch; logits [n, vocab_size] of its `ready` choices.
+
+        When it raises, the states of the batch are lost.
+        """
+        self._start_states(batch)
+        token_ids = torch.tensor(batch.token_ids, dtype=torch.int64, device=self._device)
+        hidden = self.model.forward(token_ids, Rows.pack(batch.slots, batch.lengths, self._device), self.pool)
+        self._score_prompts(batch, hidden)
+        for chunk in batch.chunks:
+            if chunk.last and len(chunk.prefill.choices) > 1:
+                self.pool.copy(chunk.slot, [choice.slot for choice in chunk.prefill.choices[1:]])
+        positions = [position for _, position in batch.ready]
+        if not positions:
+            return hidden.new_empty(0, 0)
+        return self.model.logits(hidden if len(positions) == len(hidden) else hidden[positions])
+
+    def _start_states(self, batch: Batch) -> None:
+        """Give the slots of prompts that start in this step their first state: zero, or a tuned one."""
+        fresh = []
+        for chunk in batch.chunks:
+            if chunk.start > 0:
+                continue
+            state = self.model.initial_state(chunk.prefill.request.tuned_state)
+            if state is None:
+                fresh.append(chunk.slot)
+            else:
+                self.pool.write(chunk.slot, state)
+        self.pool.reset(fresh)
+
+    def _score_prompts(self, batch: Batch, hidden: Tensor) -> None:
+        """Log-probabilities of the prompt tokens that follow the batch's, where a request asks for them."""
+        position = len(batch.decoding)
+        for chunk in batch.chunks:
+            prefill, length = chunk.prefill, chunk.stop - chunk.start
+            top = prefill.request.sampling.prompt_logprobs
+            if top is not None and not prefill.choices[0].tokens:
+                if chunk.start == 0:
+                    prefill.prompt_logprobs = [None]
+                next_ids = prefill.token_ids[chunk.start + 1 : chunk.stop + 1]
+                for start in range(0, len(next_ids), SCORED_ROWS):
+                    ids = next_ids[start : start + SCORED_ROWS]
+                    logits = self.model.logits(hidden[position + start : position + start + len(ids)])
+                    limit = prefill.request.sampling.token_limit
+                    prefill.prompt_logprobs += self.sampler.score_prompt(logits, ids, top, token_limit=limit)
+            position += length
+
+    def _commit(self, batch: Batch, logits: Tensor) -> list[TokenEvent]:
+        """Draw from the logits, hand the tokens to the scheduler, and say what happened."""
+        ready = [choice for choice, _ in batch.ready]
+        scores = {
+            choice: tuple(chunk.prefill.prompt_logprobs)
+            for chunk in batch.chunks
+            if chunk.last and chunk.prefill.prompt_logprobs
+            for choice in chunk.prefill.choices
+            if choice.index == 0
+        }
+        events = []
+        for choice in self.scheduler.consumed(batch):
+            del self._sampling[choice]
+            prompt = scores.get(choice)
+            events.append(TokenEvent(choice.request.id, choice.index, None, "length", prompt_logprobs=prompt))
+        for choice, draw in zip(ready, self._draw(ready, logits), strict=True):
+            if draw.error is not None:
+                events.append(self._fail(choice, draw.error))
+                continue
+            finish = self.scheduler.drew(choice, draw.token_id, draw.ended)
+            if finish is not None:
+                del self._sampling[choice]
+            events.append(
+                TokenEvent(
+                    choice.request.id,
+                    choice.index,
+                    draw.token_id,
+                    finish,
+                    logprobs=draw.logprobs,
+                    prompt_logprobs=scores.get(choice),
+                )
+            )
+        return events
+
+    def _draw(self, choices: list[Choice], logits: Tensor) -> list[Draw]:
+        """A draw for each choice; one that makes sampling fail is an error of its own."""
+        if not choices:
+            return []
+        samplings = [self._sampling[choice] for choice in choices]
+        drawn = [sampling.drawn for sampling in samplings]
+        try:
+            return self.sampler.sample(logits, samplings)
+        except Exception:  # as in `step`: this costs the choice at fault, not the engine
+            logger.exception("sampling %d rows failed", len(choices))
+        if len(choices) == 1 or any(now.drawn != before for now, before in zip(samplings, drawn, strict=True)):
+            return [Draw(-1, error=STEP_FAILED)] * len(choices)
+        return [draw for row, choice in enumerate(choices) for draw in self._draw([choice], logits[row : row + 1])]
+
+    def _isolate(self, batch: Batch) -> list[TokenEvent]:
+        """After a failed forward pass: find the request at fault, or end it when it ran alone."""
+        if batch.rows > 1:
+            self.scheduler.quarantine(batch)
+            return []
+        return [self._fail(choice, STEP_FAILED) for choice in batch.choices]
+
+    def _fail(self, choice: Choice, message: str) -> TokenEvent:
+        self.scheduler.release(choice)
+        del self._sampling[choice]
+        return TokenEvent(choice.request.id, choice.index, None, "error", error=message)
