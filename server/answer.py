@@ -1,0 +1,154 @@
+"""One choice, token by token: text up to a stop string, reasoning apart from content, tool calls apart from both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from .text.detokenizer import Detokenizer, StopScanner
+from .text.reasoning import CLOSE_TAG, ReasoningSplitter
+from .text.reasoning import Piece as TextPiece
+from .text.tokenizer import Tokenizer
+from .text.tools import ToolCallDelta
+
+Piece = TextPiece | ToolCallDelta
+
+
+class ToolSplitter(Protocol):
+    """Finds tool calls in the content (`text/tools.py`)."""
+
+    def push(self, text: str) -> Iterable[str | ToolCallDelta]:
+        """Content and parts of calls that are now safe to send."""
+        ...
+
+    def flush(self) -> Iterable[str | ToolCallDelta]:
+        """At the end: what was held back."""
+        ...
+
+
+class Answer:
+    """Reads the tokens of one choice.
+
+    Stop strings end the content and are never looked for inside open reasoning.
+
+    Args:
+        stop: the client's stop strings and the template's.
+        reasoning: splits thoughts from the content; None leaves the text as it is.
+        thinking: the prompt ends inside reasoning.
+        tools: splits calls from the content; None where there are no tools.
+        strip_space: drop one space before the content: it belongs to templates that end in "Assistant:".
+        one_call: end before a second tool call.
+
+    Attributes:
+        ended: a stop string was met (or a second call began): nothing more comes, whatever is pushed.
+        characters: of plain text read and let through so far, reasoning and tags included.
+        called: a tool call was seen.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        *,
+        reasoning: ReasoningSplitter | None = None,
+        thinking: bool = False,
+        tools: ToolSplitter | None = None,
+        strip_space: bool = False,
+        one_call: bool = False,
+    ) -> None:
+        self.ended = False
+        self.characters = 0
+        self.called = False
+        self._detokenizer = Detokenizer(tokenizer)
+        self._scanner = StopScanner(stop)
+        self._reasoning = reasoning
+        self._tools = tools
+        self._strip_space = strip_space
+        self._one_call = one_call
+        self._thought_tail: str | None = "" if thinking else None
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether the next token is a thought."""
+        return self._thought_tail is not None
+
+    @property
+    def stopped(self) -> str | None:
+        """The stop string met."""
+        return self._scanner.stopped
+
+    def push(self, token_id: int) -> list[Piece]:
+        """What can be sent now that this token is known."""
+        return self._read(self._detokenizer.push(token_id))
+
+    def flush(self) -> list[Piece]:
+        """What was held back, at the end of the choice."""
+        pieces = self._read(self._detokenizer.flush())
+        if not self.ended:
+            pieces += self._split(self._let_through(self._scanner.flush()), final=True)
+        return pieces
+
+    def _read(self, text: str) -> list[Piece]:
+        if self.ended or not text:
+            return []
+        thoughts, text = self._thoughts(text)
+        safe = thoughts + self._scanner.push(text)
+        self.ended = self._scanner.stopped is not None
+        return self._split(self._let_through(safe), final=self.ended)
+
+    def _let_through(self, text: str) -> str:
+        self.characters += len(text)
+        return text
+
+    def _thoughts(self, text: str) -> tuple[str, str]:
+        """The text up to the end of open reasoning, and the rest."""
+        if self._thought_tail is None:
+            return "", text
+        seen = self._thought_tail + text
+        at = seen.find(CLOSE_TAG)
+        if at < 0:
+            self._thought_tail = seen[1 - len(CLOSE_TAG) :]
+            return text, ""
+        cut = at + len(CLOSE_TAG) - len(self._thought_tail)
+        self._thought_tail = None
+        return text[:cut], text[cut:]
+
+    def _split(self, text: str, *, final: bool) -> list[Piece]:
+        """Reasoning, content and calls of text that is safe to send."""
+        if self._reasoning is None:
+            parts = [TextPiece("content", text)] if text else []
+        else:
+            parts = [*self._reasoning.push(text), *(self._reasoning.flush() if final else ())]
+        pieces: list[Piece] = []
+        for part in parts:
+            if part.kind == "reasoning":
+                pieces.append(part)
+                continue
+            content = part.text.removeprefix(" ") if self._strip_space else part.text
+            self._strip_space = False
+            pieces += self._calls(content)
+        if final and self._tools is not None and not (self.ended and self._one_call and self.called):
+            pieces += self._only_allowed(self._tools.flush())
+        return pieces
+
+    def _calls(self, content: str) -> list[Piece]:
+        if not content:
+            return []
+        if self._tools is None:
+            return [TextPiece("content", content)]
+        return self._only_allowed(self._tools.push(content))
+
+    def _only_allowed(self, parts: Iterable[str | ToolCallDelta]) -> list[Piece]:
+        """Parts of the content as pieces, up to the second call where only one is wanted."""
+        pieces: list[Piece] = []
+        for part in parts:
+            if isinstance(part, str):
+                if part:
+                    pieces.append(TextPiece("content", part))
+                continue
+            if self._one_call and part.index > 0:
+                self.ended = True
+                break
+            self.called = True
+            pieces.append(part)
+        return pieces

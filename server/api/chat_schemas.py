@@ -1,0 +1,267 @@
+"""Body of POST /v1/chat/completions: messages, tools, response format, and what they are in `server/text` terms."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
+
+from ..chat import Chat
+from ..errors import InvalidRequest, UnsupportedParameter
+from ..text import tools
+from ..text.chat_template import Message
+from .schemas import Body, GenerationBody, Refused
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+JsonObject = dict[str, Any]
+
+
+def _text_parts_only(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, str) and value in {"image_url", "input_audio", "file", "video_url", "audio_url"}:
+        raise UnsupportedParameter(f"content parts of type {value} are not supported: text only", param="messages")
+    return value
+
+
+class ContentPart(Body):
+    """A piece of a message's content; `refusal` is what assistants may have said instead of text."""
+
+    type: Annotated[Literal["text", "refusal"], BeforeValidator(_text_parts_only)]
+    text: str | None = None
+    refusal: str | None = None
+
+    @model_validator(mode="after")
+    def _has_its_text(self) -> ContentPart:
+        if (self.text if self.type == "text" else self.refusal) is None:
+            raise ValueError(f"a content part of type {self.type} needs the field {self.type}")
+        return self
+
+
+class FunctionCall(Body):
+    """Name and arguments (JSON as text) of a call the assistant made."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    arguments: str
+
+
+class MessageToolCall(Body):
+    """One call in an assistant message of the history."""
+
+    id: Annotated[str, Field(max_length=128)] | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+def _text_or_parts(value: Any) -> str:
+    return "parts" if isinstance(value, list) else "text"
+
+
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[ContentPart], Field(max_length=4096), Tag("parts")],
+    Discriminator(_text_or_parts),
+]
+
+
+class ChatMessage(Body):
+    """One turn. Roles may come in any order; null content is empty."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: Annotated[str, Field(max_length=128)] | None = None
+    tool_calls: Annotated[list[MessageToolCall], Field(max_length=128)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=128)] | None = None
+    reasoning_content: str | None = None
+    function_call: Refused = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string."""
+        if isinstance(self.content, list):
+            return "".join(part.text or part.refusal or "" for part in self.content)
+        return self.content or ""
+
+    def plain(self) -> Message:
+        """The same in the terms of `server/text`."""
+        calls = (
+            tools.ToolCall(call.id or f"call_{number}", call.function.name, call.function.arguments)
+            for number, call in enumerate(self.tool_calls or ())
+        )
+        return Message(
+            role=self.role,
+            content=self.text,
+            name=self.name,
+            tool_calls=tuple(calls),
+            tool_call_id=self.tool_call_id,
+            reasoning=self.reasoning_content,
+        )
+
+
+class FunctionTool(Body):
+    """A function the model may call; `parameters` is a JSON schema."""
+
+    name: Name
+    description: str | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+
+def _functions_only(value: Any) -> Any:
+    if isinstance(value, str) and value in {"custom", "allowed_tools"}:
+        raise UnsupportedParameter(f"tools of type {value} are not supported: functions only", param="tools")
+    return value
+
+
+FunctionType = Annotated[Literal["function"], BeforeValidator(_functions_only)]
+
+
+class Tool(Body):
+    """One entry of `tools`."""
+
+    type: FunctionType
+    function: FunctionTool
+
+    def plain(self) -> tools.Tool:
+        """The same in the terms of `server/text`."""
+        given = self.function
+        return tools.Tool(given.name, given.description or "", given.parameters or {}, bool(given.strict))
+
+
+class NamedFunction(Body):
+    """The function a named tool choice asks for."""
+
+    name: Name
+
+
+class NamedTool(Body):
+    """`tool_choice` that demands one function."""
+
+    type: FunctionType
+    function: NamedFunction
+
+
+def _word_or_object(value: Any) -> str:
+    return "object" if isinstance(value, dict) else "word"
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedTool, Tag("object")],
+    Discriminator(_word_or_object),
+]
+
+
+class JsonSchemaFormat(Body):
+    """The schema of a `json_schema` response format."""
+
+    name: Name
+    description: str | None = None
+    schema_: JsonObject | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """`response_format`: free text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("response_format of type json_schema needs the field json_schema")
+        return self
+
+
+def _refuse_audio(value: Any) -> Any:
+    if isinstance(value, list) and "audio" in value:
+        raise UnsupportedParameter("audio output is not supported", param="modalities")
+    return value
+
+
+class ChatTurns(Body):
+    """The part of a chat body that makes the prompt."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=65_536)
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: Annotated[JsonObject, Field(max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _turns_agree(self) -> ChatTurns:
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(set(names)) < len(names):
+            raise InvalidRequest("two tools have the same name", param="tools")
+        if self.forced_tools and not names:
+            raise InvalidRequest("tool_choice demands a tool, and there are no tools", param="tool_choice")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise InvalidRequest(f"tool_choice: no tool is named {self.tool_choice.function.name}", param="tool_choice")
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise InvalidRequest("the final message is not the assistant's", param="continue_final_message")
+        return self
+
+    @property
+    def forced_tools(self) -> bool:
+        """Whether the answer must be a tool call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    def chat(self) -> Chat:
+        """The same in the terms of `server/text`."""
+        choice = self.tool_choice or "auto"
+        return Chat(
+            messages=tuple(message.plain() for message in self.messages),
+            tools=tuple(tool.plain() for tool in self.tools or ()),
+            tool_choice=choice if isinstance(choice, str) else tools.NamedTool(choice.function.name),
+            reasoning_effort=self.reasoning_effort,
+            continue_final=bool(self.continue_final_message),
+            options=self.chat_template_kwargs or {},
+        )
+
+
+class ChatBody(GenerationBody, ChatTurns):
+    """Body of POST /v1/chat/completions."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    modalities: Annotated[list[Literal["text"]], BeforeValidator(_refuse_audio), Field(max_length=2)] | None = None
+
+    audio: Refused = None
+    prediction: Refused = None
+    functions: Refused = None
+    function_call: Refused = None
+    web_search_options: Refused = None
+    moderation: Refused = None
+
+    @model_validator(mode="after")
+    def _chat_fields_agree(self) -> ChatBody:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("top_logprobs is only for logprobs: true", param="top_logprobs")
+        asked = [
+            name
+            for name, given in (
+                ("grammar", self.grammar),
+                ("regex", self.regex),
+                ("response_format", self.response_format and self.response_format.type != "text"),
+                ("tool_choice", self.forced_tools),
+            )
+            if given
+        ]
+        if len(asked) > 1:
+            raise InvalidRequest(f"{asked[0]} and {asked[1]} cannot both shape the answer", param=asked[1])
+        return self
+
+    @property
+    def limit(self) -> tuple[str, int | None]:
+        """Name and value of the field that limits the completion."""
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return "max_tokens", self.max_tokens
+
+    def shape(self) -> str | None:
+        """The serialised grammar that the completion must match."""
+        if self.response_format is not None and self.response_format.type != "text":
+            raise UnsupportedParameter("response_format is not supported yet", param="response_format")
+        return super().shape()

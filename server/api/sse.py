@@ -1,0 +1,119 @@
+"""How an answer leaves: as a stream of server-sent events, or whole; either way an absent client cancels it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
+
+from ..errors import RookeryError
+from ..generation import Delta, Generation
+
+PING_S = 15
+"""Silence after which a comment keeps proxies from cutting the stream (long prompts, full batches)."""
+STALLED_S = 60.0
+"""A client that takes nothing for so long is gone."""
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def event(chunk: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+class DeltaStream(EventSourceResponse):
+    """A generation as events; whatever happens, nothing of it runs in the engine afterwards.
+
+    Args:
+        chunks: what the client is sent for the deltas of one engine message. They leave in one write.
+        last: made after the last delta (the usage chunk), before `[DONE]`.
+        grace_s: how long streams go on once the server has been told to stop.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        chunks: Callable[[list[Delta]], Iterable[dict[str, Any]]],
+        last: Callable[[], Iterable[dict[str, Any]]],
+        *,
+        grace_s: float,
+    ) -> None:
+        super().__init__(
+            _events(generation, chunks, last),
+            headers=HEADERS,
+            ping=PING_S,
+            ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
+            sep="\n",
+            send_timeout=STALLED_S,
+            shutdown_grace_period=grace_s,
+        )
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._generation.close()
+
+
+async def _events(
+    generation: Generation,
+    chunks: Callable[[list[Delta]], Iterable[dict[str, Any]]],
+    last: Callable[[], Iterable[dict[str, Any]]],
+) -> AsyncIterator[bytes]:
+    try:
+        async for deltas in generation.deltas():
+            data = b"".join(map(event, chunks(deltas)))
+            if data:
+                yield data
+    except RookeryError as error:  # the status has left: the envelope goes as an event, and no [DONE] follows
+        yield event(error.body())
+    else:
+        yield b"".join(map(event, last())) + DONE
+
+
+async def whole(request: Request, generation: Generation, add: Callable[[Delta], None]) -> bool:
+    """Read a generation to its end into `add`; False when the client left before.
+
+    Raises:
+        RookeryError: the generation failed.
+    """
+
+    async def read() -> None:
+        async for deltas in generation.deltas():
+            for delta in deltas:
+                add(delta)
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            continue
+
+    reading, leaving = asyncio.create_task(read()), asyncio.create_task(left())
+    try:
+        await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if reading.done():
+            reading.result()
+        return reading.done()
+    finally:
+        for task in (reading, leaving):
+            task.cancel()
+            with suppress(asyncio.CancelledError, RookeryError):
+                await task
+        generation.close()
+
+
+def json_answer(body: dict[str, Any]) -> Response:
+    """A whole answer."""
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+def nobody() -> Response:
+    """For a client that has left: never read."""
+    return Response(status_code=499)

@@ -1,0 +1,56 @@
+"""A chat request in the terms of `text/`: what the template renders, and how the reply to it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .answer import Answer
+from .text.chat_template import ChatTemplate, Message, Prompt
+from .text.reasoning import ReasoningSplitter
+from .text.tokenizer import Tokenizer
+from .text.tools import Tool, ToolChoice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """Messages and what else shapes the prompt; the arguments of `ChatTemplate.render`."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    tool_choice: ToolChoice = "auto"
+    reasoning_effort: str | None = None
+    continue_final: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def render(self, template: ChatTemplate) -> Prompt:
+        """The prompt for the next assistant turn.
+
+        Raises:
+            InvalidRequest: the template cannot write it.
+        """
+        return template.render(
+            self.messages,
+            tools=self.tools,
+            tool_choice=self.tool_choice,
+            reasoning_effort=self.reasoning_effort,
+            continue_final=self.continue_final,
+            options=self.options,
+        )
+
+    @property
+    def characters(self) -> int:
+        """A lower bound of the prompt's length, to refuse giants before they are rendered."""
+        return sum(len(message.content) for message in self.messages)
+
+
+def chat_answer(tokenizer: Tokenizer, prompt: Prompt, stop: Sequence[str]) -> Answer:
+    """Reads one choice of the reply to this prompt."""
+    return Answer(
+        tokenizer,
+        stop,
+        reasoning=ReasoningSplitter(prompt.thinking == "open", missing=prompt.missing),
+        thinking=prompt.thinking == "open",
+        strip_space=prompt.strip_leading_space,
+    )

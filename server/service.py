@@ -1,0 +1,232 @@
+"""Text in, text deltas out: joins the tokenizer and templates to the engine, for every route that generates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .answer import Answer
+from .chat import Chat
+from .config import Config
+from .engine.client import EngineClient
+from .engine.request import EngineInfo, Request, SamplingParams
+from .engine.stream import EventStream
+from .errors import InvalidRequest, ModelNotFound, NotReady, PromptTooLong
+from .generation import Generation
+from .metrics import Metrics
+from .text.chat_template import ChatTemplate, Prompt, load_template
+from .text.tokenizer import Tokenizer, load_tokenizer
+
+_INLINE_CHARS = 8192
+"""Longer texts are tokenised in a thread: the event loop serves everybody."""
+_DOCUMENT_START = 0
+"""What an empty prompt is: token 0 begins every document RWKV was trained on."""
+
+
+def served_names(config: Config, model_path: Path) -> tuple[str, ...]:
+    """Names clients may use for the model; the first is the one reported."""
+    return config.served_model_name or (model_path.stem if model_path.suffix else model_path.name,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """The loaded model as the HTTP side knows it."""
+
+    names: tuple[str, ...]
+    info: EngineInfo
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    longest_token: int
+    """Bytes of the longest token: a text of n characters has at least n / longest_token tokens."""
+
+    @classmethod
+    def load(cls, config: Config, model_path: Path, info: EngineInfo) -> ServedModel:
+        """Read tokenizer and template; takes a moment, so not on the event loop.
+
+        Raises:
+            StartupError: a file is missing or unusable.
+        """
+        tokenizer = load_tokenizer(config.tokenizer, model_path=model_path, vocab_size=info.vocab_size)
+        return cls(
+            names=served_names(config, model_path),
+            info=info,
+            tokenizer=tokenizer,
+            template=load_template(
+                config.chat_template, model_path=model_path, version=info.version, vocab_size=info.vocab_size
+            ),
+            longest_token=max(len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)) or 1,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids below it can be drawn: they have text and a row in the head."""
+        return min(self.tokenizer.vocab_size, self.info.vocab_size)
+
+    @property
+    def system_fingerprint(self) -> str:
+        """`system_fingerprint` of every answer: equal weights answer equally."""
+        return f"fp_{self.info.fingerprint[:12]}"
+
+
+class Service:
+    """One server's way from a prompt to a running generation.
+
+    `load` must have returned before `model` is there; until then everything raises NotReady.
+    """
+
+    def __init__(self, config: Config, engine: EngineClient, metrics: Metrics) -> None:
+        self.config = config
+        self.engine = engine
+        self.metrics = metrics
+        self._model: ServedModel | None = None
+        self._loading: asyncio.Task[ServedModel] | None = None
+
+    async def load(self) -> ServedModel:
+        """Wait for the engine, then load tokenizer and template; whoever calls it again waits for the same.
+
+        Raises:
+            StartupError: one of the three cannot be loaded.
+            NotReady: the server stopped before.
+        """
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load())
+        return await asyncio.shield(self._loading)
+
+    async def _load(self) -> ServedModel:
+        info = await self.engine.ready()
+        self._model = await asyncio.to_thread(ServedModel.load, self.config, self.engine.model_path, info)
+        return self._model
+
+    @property
+    def model(self) -> ServedModel:
+        """What is served.
+
+        Raises:
+            NotReady: it is not loaded yet.
+        """
+        if self._model is None:
+            raise NotReady("the model is loading", retry_after_s=2)
+        return self._model
+
+    def tuned_state(self, model: str, state: str | None) -> str | None:
+        """The tuned state that a request names, as `model:state` or in the field `state`; None for the plain model.
+
+        Raises:
+            ModelNotFound: no such model, or no such state of it.
+            InvalidRequest: the two name different states.
+        """
+        known = self.model.info.tuned_states
+        served = [*self.model.names, *(f"{name}:{tuned}" for name in self.model.names for tuned in known)]
+        if model not in served:
+            raise ModelNotFound(model, served)
+        named = None if model in self.model.names else model.rpartition(":")[2]
+        if state is not None and state not in known:
+            raise InvalidRequest(f"there is no tuned state {state!r}", param="state")
+        if state is not None and named is not None and state != named:
+            raise InvalidRequest(f"the model is named with the state {named!r}", param="state")
+        return state if named is None else named
+
+    async def encode(self, text: str, *, param: str) -> list[int]:
+        """Token ids of a prompt; one token at least.
+
+        Raises:
+            PromptTooLong: before anything is tokenised where the length alone tells it.
+        """
+        self._check_length(len(text), param=param)
+        encode = self.model.tokenizer.encode
+        ids = encode(text) if len(text) <= _INLINE_CHARS else await asyncio.to_thread(encode, text)
+        return self.check_prompt(ids or [_DOCUMENT_START], param=param)
+
+    async def render(self, chat: Chat) -> tuple[Prompt, list[int]]:
+        """The prompt of a chat and its token ids.
+
+        Raises:
+            InvalidRequest: the template cannot write it.
+            PromptTooLong: before anything is rendered where the length alone tells it.
+        """
+        model = self.model
+        self._check_length(chat.characters, param="messages")
+        if chat.characters <= _INLINE_CHARS:
+            prompt = chat.render(model.template)
+        else:
+            prompt = await asyncio.to_thread(chat.render, model.template)
+        ids = await self.encode(prompt.text, param="messages")
+        if prompt.starts_document and model.tokenizer.eos_token_id is not None:
+            ids = [model.tokenizer.eos_token_id, *ids]
+        return prompt, self.check_prompt(ids, param="messages")
+
+    def _check_length(self, characters: int, *, param: str) -> None:
+        longest, limit = self.model.longest_token, self.config.max_prompt_tokens
+        if characters > limit * longest:
+            raise PromptTooLong(characters // longest, limit, param=param)
+
+    def check_prompt(self, ids: list[int], *, param: str) -> list[int]:
+        """The same ids, when the engine can take them.
+
+        Raises:
+            PromptTooLong: more tokens than `--max-prompt-tokens`.
+            InvalidRequest: an id outside the vocabulary.
+        """
+        if len(ids) > self.config.max_prompt_tokens:
+            raise PromptTooLong(len(ids), self.config.max_prompt_tokens, param=param)
+        if ids and max(ids) >= self.model.info.vocab_size:
+            raise InvalidRequest(f"token ids go from 0 to {self.model.info.vocab_size - 1}", param=param)
+        return ids
+
+    def completion_limit(self, asked: int | None, *, default: int | None = None, param: str) -> int:
+        """Completion tokens a choice may have.
+
+        Raises:
+            InvalidRequest: more than `--max-completion-tokens` were asked for.
+        """
+        limit = self.config.max_completion_tokens
+        if asked is None:
+            return min(limit, limit if default is None else default)
+        if asked > limit:
+            raise InvalidRequest(f"{param} is at most {limit} on this server, not {asked}", param=param)
+        return asked
+
+    async def generate(
+        self,
+        id: str,
+        prompts: Sequence[list[int]],
+        sampling: Sequence[SamplingParams],
+        answer: Callable[[], Answer],
+        *,
+        choices: int,
+        tuned_state: str | None,
+        tenant: str,
+        arrival: float | None = None,
+    ) -> Generation:
+        """Admit a request: all its prompts are in the engine when this returns.
+
+        Args:
+            id: of the answer; the engine's requests are named after it.
+            sampling: one for each prompt.
+            answer: makes the reader of one choice's tokens.
+            choices: of each prompt; choice c of prompt p is number p * choices + c of the answer.
+            arrival: `perf_counter` when the request's head came.
+
+        Raises:
+            QueueFull, NotReady, InvalidRequest, EngineError: as the engine says; nothing runs then.
+        """
+        streams: list[EventStream] = []
+        try:
+            for number, (ids, params) in enumerate(zip(prompts, sampling, strict=True)):
+                request = Request(
+                    id=f"{id}-{number}",
+                    prompt_ids=tuple(ids),
+                    sampling=params,
+                    choices=choices,
+                    tenant=tenant,
+                    tuned_state=tuned_state,
+                )
+                streams.append(await self.engine.submit(request))
+        except BaseException:
+            for stream in streams:
+                stream.cancel()
+            raise
+        meter = self.metrics.meter(prompt_tokens=sum(map(len, prompts)), arrival=arrival)
+        return Generation(id, streams, answer, meter, timeout_s=self.config.request_timeout)
