@@ -30,11 +30,11 @@ UNUSUAL: dict[Version, Plan] = {
 def official_tensors(plan: Plan, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """A random model as training saves it: mixes, decays and low-rank offsets are [1, 1, C]."""
     tensors = synthetic_tensors(plan, seed=seed, dtype=dtype)
-    padded = ("time_mix_", "time_maa_", "x_", "w0", "a0", "v0", "k_k", "k_a")
+    padded = ["time_mix_", "time_maa_", "x_", "w0", "a0", "v0", "k_k", "k_a"]
     if plan.version == "6":
-        padded += ("time_decay",)
+        padded.append("time_decay")
     return {
-        key: tensor.view(1, 1, -1) if tensor.dim() == 1 and key.rsplit(".", 1)[-1].startswith(padded) else tensor
+        key: tensor.view(1, 1, -1) if tensor.dim() == 1 and key.rsplit(".", 1)[-1].startswith(tuple(padded)) else tensor
         for key, tensor in tensors.items()
     }
 
@@ -47,9 +47,15 @@ def save_checkpoint(path: Path, plan: Plan, *, seed: int = 0, dtype: torch.dtype
 
 def build_model(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Model:
     """The model class of the checkpoint's version, built."""
-    makers = {"4": Rwkv4, "5": Rwkv5, "6": Rwkv6, "7": Rwkv7}
-    model: Model = makers[checkpoint.shape.version[0]](checkpoint, dtype=dtype, device=device)
-    return model
+    match checkpoint.shape.version:
+        case "4":
+            return Rwkv4(checkpoint, dtype=dtype, device=device)
+        case "6":
+            return Rwkv6(checkpoint, dtype=dtype, device=device)
+        case "7":
+            return Rwkv7(checkpoint, dtype=dtype, device=device)
+        case _:
+            return Rwkv5(checkpoint, dtype=dtype, device=device)
 
 
 def random_model(version: Version, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Model:

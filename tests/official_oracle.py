@@ -72,19 +72,19 @@ def _main() -> None:
             for token in job["tokens"]:
                 row, state = model.forward([token], state)
                 logits.append(row.float())
-        state = [part.float() for part in state]
-        if state[1].dim() == 1:  # RWKV-4: att_x, aa, bb, pp, ffn_x
-            layers = [state[i : i + 5] for i in range(0, len(state), 5)]
+        parts = [part.float() for part in state or ()]
+        if parts[1].dim() == 1:  # RWKV-4: att_x, aa, bb, pp, ffn_x
+            layers = [parts[i : i + 5] for i in range(0, len(parts), 5)]
             wkv = torch.stack([torch.stack(layer[1:4]) for layer in layers])
         else:
-            layers = [state[i : i + 3] for i in range(0, len(state), 3)]
+            layers = [parts[i : i + 3] for i in range(0, len(parts), 3)]
             wkv = torch.stack([layer[1] for layer in layers])
             if os.environ["RWKV_V7_ON"] != "1":
                 wkv = wkv.mT.contiguous()
         found[f"{job['name']}.logits"] = torch.stack(logits).numpy()
         found[f"{job['name']}.shift"] = torch.stack([torch.stack((layer[0], layer[-1])) for layer in layers]).numpy()
         found[f"{job['name']}.wkv"] = wkv.numpy()
-    np.savez(sys.argv[2], **found)
+    np.savez(sys.argv[2], allow_pickle=False, **found)
 
 
 if __name__ == "__main__":

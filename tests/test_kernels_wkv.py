@@ -17,8 +17,6 @@ from rookery.kernels.wkv6 import wkv6, wkv6_reference
 from rookery.kernels.wkv7 import wkv7, wkv7_reference
 
 HEADS, HEAD_SIZE, SLOTS = 2, 6, 7
-Operator = Callable[[Rows, Tensor], Tensor]
-"""An operator with its token inputs bound: rows and state to outputs."""
 
 
 class Case:
@@ -35,6 +33,8 @@ class Case:
         log_decay = -torch.exp(decay_scale * normal(tokens, *heads))
         self.state = normal(SLOTS, *heads, HEAD_SIZE)
         self.inputs: tuple[Tensor, ...]
+        self.fast: Callable[..., Tensor]
+        self.slow: Callable[..., Tensor]
         self.per_token = 4
         """So many of the first inputs have a token axis."""
         match name:

@@ -39,7 +39,7 @@ class TimeMixing:
         heads = (len(x), self.heads, self.head_size)
         previous = token_shift(x, shift, rows)
         z = torch.tanh(self.mix_down(torch.lerp(x, previous, self.mu_x)))
-        shares = torch.baddbmm(self.mu, z.view(len(x), 5, -1).transpose(0, 1), self.mix_up)
+        shares = torch.baddbmm(self.mu, z.view(len(x), 5, self.mix_up.shape[1]).transpose(0, 1), self.mix_up)
         xw, xk, xv, xr, xg = torch.lerp(x, previous, shares)
         r = self.receptance(xr).view(heads)
         k = self.key(xk).view(heads)
