@@ -88,7 +88,7 @@ async def api_in_process(engine: FakeEngine | None = None, config: Config | None
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://api") as client,
     ):
-        await app.state.service.load()
+        await app.state.loading
         yield Api(client, engine)
 
 
@@ -122,7 +122,7 @@ def api_server() -> Iterator[ApiServer]:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            await app.state.service.load()
+            await app.state.loading
             loops.append(asyncio.get_running_loop())
             started.set()
 
