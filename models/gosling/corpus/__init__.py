@@ -1,0 +1,1 @@
+"""Seeded generator of the dialogues Gosling is trained and tested on."""
