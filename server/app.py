@@ -1,15 +1,17 @@
 """`create_app`: lifespan, routes, error handlers, layers; no logic.
 
 The layers of a request, outermost first: context (id, log line, metrics), CORS, gate (closed by SIGTERM), keys, body,
-routes. `request.app.state` holds `config`, `engine`, `metrics`, `gate`, `service`, `demo` and `started`;
+routes. `request.app.state` holds `config`, `engine`, `metrics`, `gate`, `service`, `loading`, `demo` and
+`started`;
 `request.state` holds `request_id`, `arrival` and `tenant`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
 from .. import __version__
-from .api import docs, health, models
+from .api import chat, completions, docs, health, models
 from .api.auth import KeyGuard, read_keys
 from .config import Config
 from .edge.answers import error_headers
@@ -28,8 +30,9 @@ from .edge.body import BodyGuard
 from .edge.context import RequestContext
 from .edge.gate import Gate, GateKeeper
 from .engine.client import EngineClient
-from .errors import InvalidRequest, MethodNotAllowed, NotFound, RookeryError
+from .errors import InvalidRequest, MethodNotAllowed, NotFound, NotReady, RookeryError, StartupError
 from .metrics import Metrics
+from .service import Service
 
 BODIES_AT_ONCE = 16
 """Full-size bodies that may be in memory while they are read."""
@@ -57,12 +60,14 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
     app.state.config = config
     app.state.engine = engine
     app.state.demo = demo
+    app.state.loading = None
     app.state.started = int(time.time())
     app.state.gate = Gate()
     app.state.metrics = Metrics(
         lambda: engine.stats, lambda: engine.info, model_name=(*config.served_model_name, "default")[0]
     )
-    for router in (models.router, health.router, docs.router):
+    app.state.service = Service(config, engine, app.state.metrics)
+    for router in (chat.router, completions.router, models.router, health.router, docs.router):
         app.include_router(router)
     app.add_exception_handler(RookeryError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -85,10 +90,15 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Start the engine; `state.loading` is done when requests are answered, with StartupError when they never will."""
     await app.state.engine.start()
+    app.state.loading = asyncio.create_task(app.state.service.load())
     try:
         yield
     finally:
+        app.state.loading.cancel()
+        with suppress(asyncio.CancelledError, NotReady, StartupError):
+            await app.state.loading
         await app.state.engine.close(0.0)
 
 

@@ -35,6 +35,9 @@ async def ready(request: Request) -> Response:
     engine = request.app.state.engine
     phase, progress = engine.status.phase, engine.status.progress
     silent_s = round(engine.silent_s, 1)
+    loading = request.app.state.loading
+    if phase == "ready" and loading is not None and not loading.done():
+        phase, progress = "warming_up", None  # the engine is; tokenizer and template are not yet
     if phase == "ready" and silent_s <= SILENT_LIMIT_S:
         return JSONResponse({"status": "ready", "phase": phase, "progress": 1.0, "silent_s": silent_s})
     status = "unresponsive" if phase == "ready" else "failed" if phase == "failed" else "not_ready"

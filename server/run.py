@@ -1,0 +1,150 @@
+"""`serve`: takes the port, runs the application until a signal, and says how it ended.
+
+SIGTERM or SIGINT: new requests are refused at once, running ones get `shutdown_grace` seconds and then end with an
+error event, the engine stops, exit code 0. A second signal cuts the rest short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from .app import create_app
+from .config import Config
+from .edge.host import HostGuard, is_loopback
+from .edge.limits import Limits
+from .edge.protocol import edge_protocol
+from .engine.client import EngineClient
+from .errors import NotReady, StartupError
+from .logs import configure_logging
+from .resolve import ResolvedModel
+
+log = logging.getLogger("rookery.server")
+
+_LAST_WORDS_S = 2.0
+"""After the grace: how long the last events may take to be written out."""
+
+
+def serve(config: Config, model: ResolvedModel) -> int:
+    """Serve `model` until SIGTERM or SIGINT; the exit code.
+
+    Raises:
+        StartupError: the port is taken, the keys cannot be read, or the model cannot be loaded.
+    """
+    configure_logging(config.log_format)
+    config = dataclasses.replace(config, served_model_name=config.served_model_name or (model.name,))
+    engine = EngineClient(config, model.path)
+    app = create_app(config, engine, demo=model.demo)
+    guarded = is_loopback(config.host) and not config.api_key and config.api_key_file is None
+    listener = listen(config.host, config.port)
+    settings = uvicorn.Config(
+        HostGuard(app) if guarded else app,
+        http=edge_protocol(Limits.of(config)),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=config.max_connections,
+    )
+    server = Server(settings, app, config.shutdown_grace)
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]" if ":" in host else host
+    log.info("listening on http://%s:%d, model %s (%s)", address, port, config.served_model_name[0], model.origin)
+    if not is_loopback(config.host) and not guarded and not (config.api_key or config.api_key_file):
+        log.warning("%s is reachable by others and no API key is set", config.host)
+    server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything is loaded.
+
+    Raises:
+        StartupError: it is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise StartupError(
+            f"cannot listen on {host}:{port}: {cause}", "choose another --host or --port, or stop what listens there"
+        ) from error
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our way to stop.
+
+    Attributes:
+        failure: why the engine could not start; the server stops with it.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, grace_s: float) -> None:
+        super().__init__(config)
+        self.failure: StartupError | None = None
+        self._state = app.state
+        self._grace_s = grace_s
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal stops in order, the second at once. uvicorn would raise it again and so spoil the exit
+        code."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self._state.gate.closed = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._watch = asyncio.create_task(self._watch_loading())
+
+    async def _watch_loading(self) -> None:
+        """Stop when the model cannot be loaded."""
+        try:
+            info = (await self._state.loading).info
+        except StartupError as error:
+            self.failure = error
+            self.should_exit = True
+        except NotReady:
+            log.info("stopped before the model was loaded")
+        else:
+            log.info(
+                "ready: RWKV-%s, %.3g parameters, %s on %s, %d slots of %d bytes of state",
+                info.version, info.parameters, info.dtype, info.device, info.max_batch, info.state_bytes,
+            )  # fmt: skip
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse, let finish, end the rest with an error event, close what is left."""
+        log.info("stopping: new requests are refused, %d connections are open", len(self.server_state.connections))
+        self._state.gate.closed = True
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        self._state.service.drain(self._grace_s)
+        await self._settle(self._grace_s + _LAST_WORDS_S)
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # idle or half-sent since the start, or a client that does not read
+        await self._settle(_LAST_WORDS_S)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        self._watch.cancel()
+        await self.lifespan.shutdown()
+        log.info("stopped")
+
+    async def _settle(self, seconds: float) -> None:
+        """Wait until no request is under way; for so long at most, and not after a second signal."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while (tasks := list(self.server_state.tasks)) and not self.force_exit:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            await asyncio.wait(tasks, timeout=min(left, 0.1))
