@@ -108,21 +108,27 @@ def guidance_tokenizer(tokens: Sequence[bytes], *, eos_token_id: int, slices: li
     Args:
         slices: classes of text whose masks are computed ahead; None takes llguidance's, [] none (quicker to make).
     """
-    return LLTokenizer(TokenizerWrapper(_Table(list(tokens), eos_token_id)), n_vocab=len(tokens), slices=slices)
+    table = _Table(list(tokens), eos_token_id)
+    table.trie = LLTokenizer(TokenizerWrapper(table), n_vocab=len(tokens), slices=slices)
+    return table.trie
 
 
 class _Table:
-    """What llguidance asks of a tokenizer. It never calls it: texts are encoded by its own trie walk."""
+    """What llguidance asks of a tokenizer. It calls it back for texts that a grammar forces, and gets its own greedy
+    match."""
 
     bos_token_id = None
+    trie: LLTokenizer | None = None
 
     def __init__(self, tokens: list[bytes], eos_token_id: int) -> None:
         self.tokens = tokens
         self.eos_token_id = eos_token_id
         self.special_token_ids = [eos_token_id]
 
-    def __call__(self, text: bytes) -> list[int]:
-        raise NotImplementedError("World text is encoded by greedy_tokenize")
+    def __call__(self, text: str) -> list[int]:
+        if self.trie is None or not isinstance(text, str):
+            raise TypeError("text only: the wrapper tries bytes once, when it is made")
+        return self.trie.greedy_tokenize(text)
 
 
 class WorldTokenizer:
