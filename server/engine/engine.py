@@ -65,7 +65,18 @@ class Engine:
         """Whether a request is waiting or running, or an event has to be reported."""
         return self.scheduler.busy or bool(self._ended)
 
+    @property
+    def steps(self) -> int:
+        """Forward passes made so far, failed ones too."""
+        return self._stats.steps
+
+    def close(self) -> None:
+        """Stop the threads that compile grammars."""
+        if self.constraints is not None:
+            self.constraints.close()
+
     def stats(self) -> EngineStats:
+        """As of now."""
         scheduler = self.scheduler
         return dataclasses.replace(
             self._stats,

@@ -1,0 +1,160 @@
+"""What the API processes and the engine process say to each other: msgpack by msgspec, over ZeroMQ.
+
+    API → engine     Hello · Submit · Cancel · Stop
+    engine → API     Progress · Ready · Failed · Accepted · Refused · Step
+
+An API process says Hello and is told where the engine stands; each Submit is answered by Accepted or Refused, and
+then by Steps: one message a step and API process, with every row of it. Steps without events are the heartbeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from ..errors import EngineError, InvalidRequest, NotReady, PromptTooLong, QueueFull, RookeryError, StartupError
+from .request import EngineInfo, EngineStats, Request, TokenEvent
+
+HEARTBEAT_S = 1.0
+"""The engine speaks at least so often, between steps."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine process is started with: one line of JSON on its standard input."""
+
+    endpoint: str
+    """ZeroMQ address the engine listens on."""
+    model_path: str
+    dtype: str = "auto"
+    device: str = "auto"
+    states: dict[str, str] = {}
+    """Files of tuned initial states, by name."""
+    tokenizer: str | None = None
+    max_batch: int = 64
+    max_queue: int = 256
+    prefill_budget: int = 512
+    threads: int | None = None
+    """Threads of one operator on a CPU; None leaves the choice to torch."""
+    log_format: str = "text"
+
+
+class _Message(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """Travels as [name of the class, field, …]."""
+
+
+class Hello(_Message, frozen=True):
+    """An API process is there."""
+
+
+class Submit(_Message, frozen=True):
+    request: Request
+
+
+class Cancel(_Message, frozen=True):
+    request_id: str
+    choice: int | None = None
+
+
+class Stop(_Message, frozen=True):
+    """End the process."""
+
+
+class Progress(_Message, frozen=True):
+    phase: str
+    """"loading" or "warming_up"."""
+    progress: float | None = None
+
+
+class Ready(_Message, frozen=True):
+    info: EngineInfo
+    stats: EngineStats
+
+
+class Failed(_Message, frozen=True):
+    """The engine cannot start; its process waits for Stop."""
+
+    cause: str
+    mend: str
+    exit_code: int
+
+    def error(self) -> StartupError:
+        return StartupError(self.cause, self.mend, exit_code=self.exit_code)
+
+
+class Accepted(_Message, frozen=True):
+    request_id: str
+
+
+class Refused(_Message, frozen=True):
+    request_id: str
+    kind: str
+    """Name of the error's class."""
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after_s: int | None = None
+
+    @classmethod
+    def because(cls, request_id: str, error: RookeryError) -> Refused:
+        return cls(request_id, type(error).__name__, error.message, error.param, error.code, error.retry_after_s)
+
+    def error(self) -> RookeryError:
+        kind = _REFUSALS.get(self.kind, EngineError)
+        error = kind.__new__(kind)  # whatever its own constructor takes, these are its fields
+        RookeryError.__init__(error, self.message, param=self.param, code=self.code, retry_after_s=self.retry_after_s)
+        return error
+
+
+_REFUSALS: dict[str, type[RookeryError]] = {
+    kind.__name__: kind for kind in (InvalidRequest, PromptTooLong, QueueFull, NotReady, EngineError)
+}
+
+
+class Step(_Message, frozen=True):
+    """What one step did for the requests of one API process."""
+
+    stats: EngineStats
+    tokens: list[tuple[str, int, int]] = []
+    """Most events are a token and nothing else: request id, choice, token id."""
+    events: list[TokenEvent] = []
+    """The others."""
+
+    @classmethod
+    def pack(cls, stats: EngineStats, events: Iterable[TokenEvent]) -> Step:
+        tokens: list[tuple[str, int, int]] = []
+        others: list[TokenEvent] = []
+        for event in events:
+            plain = event.finish is None and event.logprobs is None and event.prompt_logprobs is None
+            if plain and event.token_id is not None and not event.cached_tokens:
+                tokens.append((event.request_id, event.choice, event.token_id))
+            else:
+                others.append(event)
+        return cls(stats, tokens, others)
+
+    def unpack(self) -> Iterable[TokenEvent]:
+        for request_id, choice, token_id in self.tokens:
+            yield TokenEvent(request_id, choice, token_id)
+        yield from self.events
+
+
+ToEngine = Hello | Submit | Cancel | Stop
+FromEngine = Progress | Ready | Failed | Accepted | Refused | Step
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+
+
+def encode(message: ToEngine | FromEngine) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_to_engine(data: bytes) -> ToEngine:
+    """Raises msgspec.DecodeError for what is no message."""
+    return _to_engine.decode(data)
+
+
+def decode_from_engine(data: bytes) -> FromEngine:
+    """Raises msgspec.DecodeError for what is no message."""
+    return _from_engine.decode(data)

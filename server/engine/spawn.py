@@ -1,0 +1,97 @@
+"""Starting and stopping the engine process."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+
+import msgspec
+
+from ..config import Config
+from ..errors import StartupError
+from .messages import Settings
+
+
+class EngineProcess:
+    """One life of the engine process. Its socket lies in a folder that only this user can enter."""
+
+    def __init__(self, process: Process, folder: Path, endpoint: str) -> None:
+        self._process = process
+        self._folder = folder
+        self.endpoint = endpoint
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @classmethod
+    async def start(cls, config: Config, model_path: Path) -> EngineProcess:
+        folder = Path(tempfile.mkdtemp(prefix="rookery-"))  # mode 0700
+        endpoint = f"ipc://{folder}/engine"
+        settings = settings_of(config, model_path, endpoint)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "rookery.server.engine.process",
+            stdin=PIPE,
+            stdout=2,  # what a library prints must not mix with our own output
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(settings) + b"\n")
+        return cls(process, folder, endpoint)
+
+    async def wait(self) -> StartupError:
+        """Wait until it ends; how it ended, as the reason for not serving."""
+        code = await self._process.wait()
+        if code == -9:
+            return StartupError(
+                "the engine process was killed (signal 9)",
+                "most often memory ran out: take a smaller model, --dtype bfloat16 or a smaller --max-batch",
+            )
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return StartupError(f"the engine process {how}", "the lines it logged before say why")
+
+    async def stop(self, patience_s: float) -> None:
+        """Make sure that it has ended and is reaped; it gets `patience_s` to do so by itself, then it is killed."""
+        try:
+            await asyncio.wait_for(self._process.wait(), patience_s)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+        finally:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:
+    """The part of the configuration that the engine needs; keys stay in the API process.
+
+    Raises:
+        StartupError: a `--state` is not NAME=FILE.
+    """
+    states = {}
+    for entry in config.state:
+        name, separator, file = entry.partition("=")
+        if not separator or not name or not file:
+            raise StartupError(
+                f"--state {entry!r} is not NAME=FILE", "write for example --state poet=poet.pth", exit_code=2
+            )
+        states[name] = file
+    return Settings(
+        endpoint=endpoint,
+        model_path=str(model_path),
+        dtype=config.dtype,
+        device=config.device,
+        states=states,
+        tokenizer=str(config.tokenizer) if config.tokenizer is not None else None,
+        max_batch=config.max_batch,
+        max_queue=config.max_queue,
+        prefill_budget=config.prefill_budget,
+        log_format=config.log_format,
+    )
