@@ -13,6 +13,7 @@ All results of a row come from that row alone, by operations whose order does no
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,12 @@ from torch import Tensor
 
 _BLOCK = 256
 """Tokens summed at once on the way to a draw."""
-_LIKELY = 1e-4
-"""First guess of the probability under which top-p keeps nothing: it leaves at most 10,000 candidates to sort."""
+_NEIGHBOURS = 64
+"""Tokens skipped at once in the search for candidates."""
+_LIKELY = 1e-3
+"""First guess of the probability under which top-p keeps nothing: it leaves at most 1,000 candidates to sort."""
+_FEW = 1024
+"""Rows with so many candidates or fewer are padded to one length and worked on together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,10 @@ def mask_(logits: Tensor, bitmask: Tensor) -> None:
 
 def greedy(logits: Tensor) -> Tensor:
     """[n, V] to [n] int64: the likeliest token, the lowest id among equals."""
-    return logits.argmax(-1)
+    # block maxima first: several times faster than one argmax over the row
+    start = _block_maxima(logits, _BLOCK).argmax(-1, keepdim=True) * _BLOCK
+    ids = (start + torch.arange(_BLOCK, device=logits.device)).clamp(max=logits.shape[-1] - 1)
+    return (start + logits.gather(-1, ids).argmax(-1, keepdim=True)).squeeze(-1)
 
 
 def truncate(weights: Tensor, total: Tensor, settings: Truncation) -> Tensor:
@@ -102,7 +110,8 @@ def truncate(weights: Tensor, total: Tensor, settings: Truncation) -> Tensor:
     Args:
         weights: [n, c] float32; exp((logit - row maximum) / T) of tokens in id order, T as in the module's text. They
             may be a part of the vocabulary if it holds every token that can be kept; 0 is padding.
-        total: [n] float64; the sum of the weights over the whole vocabulary.
+        total: [n] float64; the sum of the weights over the whole vocabulary. Not used by rows without top-p, nor by
+            rows with top-k in `temperature_first`.
 
     Returns: [n, c] bool; at least one token of each row.
     """
@@ -113,7 +122,7 @@ def truncate(weights: Tensor, total: Tensor, settings: Truncation) -> Tensor:
     within_k = (column.top_k == 0) | (rank < column.top_k)
 
     mass = torch.where(column.top_p_first, ordered, ordered * within_k).cumsum(-1)
-    whole = torch.where(column.top_p_first, total.unsqueeze(-1), mass[:, -1:])
+    whole = torch.where(column.top_p_first | (column.top_k == 0), total.unsqueeze(-1), mass[:, -1:])
     cutoff = ordered.gather(-1, _reached(mass, column.top_p * whole))
     keep = within_k & ((ordered >= cutoff) | (column.top_p >= 1))
     keep &= ordered >= column.min_p * ordered[:, :1]
@@ -145,12 +154,7 @@ def draw_reference(logits: Tensor, settings: Truncation, uniform: Tensor) -> Ten
 
     Returns: [n] int64.
     """
-    weights = _weights(logits, _truncation_temperature(settings))
-    keep = truncate(weights, weights.double().sum(-1), settings)
-    mass = (_weights(logits, settings.temperature) * keep).double().cumsum(-1)
-    chosen = (mass <= uniform.unsqueeze(-1) * mass[:, -1:]).sum(-1)
-    last = keep.shape[-1] - 1 - keep.flip(-1).int().argmax(-1)
-    return torch.minimum(chosen, last)
+    return _draw_kept(logits, None, settings, uniform)
 
 
 def draw(logits: Tensor, settings: Truncation, uniform: Tensor) -> Tensor:
@@ -158,24 +162,75 @@ def draw(logits: Tensor, settings: Truncation, uniform: Tensor) -> Tensor:
 
     Args and returns: as `draw_reference`.
     """
-    weights = _weights(logits, _truncation_temperature(settings))
-    total = block_sums(weights).sum(-1)
-    candidates = weights >= _floor(weights, total, settings).unsqueeze(-1)
-    rows, ids = candidates.nonzero(as_tuple=True)
-    sizes = candidates.sum(-1)
-    column = torch.arange(len(ids), device=ids.device) - (sizes.cumsum(0) - sizes)[rows]
-    shape = (len(logits), int(sizes.max()))
-    few_weights = weights.new_zeros(shape)
-    few_weights[rows, column] = weights[rows, ids]
-    few_ids = ids.new_zeros(shape)
-    few_ids[rows, column] = ids
+    rows = zip(*(getattr(settings, name).tolist() for name in Truncation.__slots__), strict=True)
+    found = [_candidates(row, *setting) for row, setting in zip(logits, rows, strict=True)]
+    token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    few = [i for i, (ids, _) in enumerate(found) if len(ids) <= _FEW]
+    alone = [[i] for i, (ids, _) in enumerate(found) if len(ids) > _FEW]  # would make the others' padding long
+    for members in [few, *alone] if few else alone:
+        at = torch.tensor(members, device=logits.device)
+        ids = torch.nn.utils.rnn.pad_sequence([found[i][0] for i in members], batch_first=True, padding_value=-1)
+        near = logits[at.unsqueeze(-1), ids.clamp(min=0)].masked_fill_(ids < 0, -torch.inf)
+        setting = Truncation(*(getattr(settings, name)[at] for name in Truncation.__slots__))
+        total = torch.tensor([found[i][1] for i in members], dtype=torch.float64, device=logits.device)
+        chosen = _draw_kept(near, total, setting, uniform[at])
+        token_ids[at] = ids.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+    return token_ids
 
-    keep = truncate(few_weights, total, settings)
-    few_logits = logits.gather(-1, few_ids).masked_fill(~keep, -torch.inf)
-    mass = _weights(few_logits, settings.temperature).double().cumsum(-1)
+
+def _draw_kept(logits: Tensor, total: Tensor | None, settings: Truncation, uniform: Tensor) -> Tensor:
+    """[n, c] logits to [n] columns; `total` as in `truncate`, None for the sum over what is given."""
+    weights = _weights(logits, _truncation_temperature(settings))
+    keep = truncate(weights, weights.double().sum(-1) if total is None else total, settings)
+    mass = (_weights(logits, settings.temperature) * keep).double().cumsum(-1)
     chosen = (mass <= uniform.unsqueeze(-1) * mass[:, -1:]).sum(-1)
-    last = shape[-1] - 1 - keep.flip(-1).int().argmax(-1)
-    return few_ids.gather(-1, torch.minimum(chosen, last).unsqueeze(-1)).squeeze(-1)
+    return torch.minimum(chosen, _last_positive(keep))
+
+
+def _candidates(
+    logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: float, typical_p: float, top_p_first: bool
+) -> tuple[Tensor, float]:
+    """Ids of one row [V] that hold every token its settings can keep, in order, and the row's sum of weights.
+
+    The sum is nan where top-p does not need it. A floor on the logit is found from block maxima (top-k: k blocks
+    reach the k-th largest maximum, so k tokens do), from the likeliest token (min-p), or from the mass above it
+    (top-p: tokens under (1 - top_p) / V in probability have less than 1 - top_p together, so the others reach top-p;
+    higher floors are tried first).
+    """
+    vocab_size = logits.shape[-1]
+    maxima = _block_maxima(logits.unsqueeze(0), _NEIGHBOURS).squeeze(0)
+    peak = float(maxima.max())
+    scale = 1.0 if top_p_first else temperature
+    floor, total = -math.inf, math.nan
+    of_top_k = top_k > 0 and top_p < 1 and not top_p_first  # top-p needs the mass of all of them
+    if min_p > 0 and not of_top_k:
+        floor = peak + scale * math.log(min_p)
+    if 0 < top_k < vocab_size:
+        source = maxima if top_k <= len(maxima) else logits
+        floor = max(floor, float(source.topk(top_k, sorted=False).values.min()))
+    if top_p < 1 and not of_top_k:
+        weights = (logits - peak).div_(scale).exp_()
+        total = float(block_sums(weights.unsqueeze(0)).sum())
+        probability, certain = _LIKELY, (1 - top_p) / vocab_size / 2  # half: room for rounding
+        while probability > certain:
+            above = torch.threshold(weights, probability * total, 0.0)
+            if float(above.sum()) > top_p * total * (1 + 1e-5):
+                break
+            probability /= 4
+        floor = max(floor, peak + scale * math.log(max(probability, certain, 1e-300) * total))
+    floor -= scale * 1e-4  # room for rounding again: too many candidates do no harm
+    near = (maxima >= floor).nonzero() * _NEIGHBOURS + torch.arange(_NEIGHBOURS, device=logits.device)
+    values = logits[near.clamp(max=vocab_size - 1)]
+    return near[(values >= floor) & (near < vocab_size)], total
+
+
+def _block_maxima(logits: Tensor, size: int) -> Tensor:
+    """[n, V] to [n, ceil(V / size)]: the largest of each `size` neighbours."""
+    whole = logits.shape[-1] // size * size
+    maxima = logits[:, :whole].view(len(logits), -1, size).amax(-1)
+    if whole == logits.shape[-1]:
+        return maxima
+    return torch.cat([maxima, logits[:, whole:].amax(-1, keepdim=True)], -1)
 
 
 def draw_untruncated(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
@@ -188,6 +243,9 @@ def draw_untruncated(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Te
 
     Returns: [n] int64.
     """
+    if len(logits) > 1:  # row by row: a row's few hundred kilobytes stay in the cache
+        rows = [slice(i, i + 1) for i in range(len(logits))]
+        return torch.cat([draw_untruncated(logits[row], temperature[row], uniform[row]) for row in rows])
     weights = _weights(logits, temperature)
     blocks = block_sums(weights)
     mass = blocks.cumsum(-1)
@@ -219,36 +277,8 @@ def block_sums(weights: Tensor) -> Tensor:
 
 def _weights(logits: Tensor, temperature: Tensor) -> Tensor:
     """[n, V] float32: exp((logit - row maximum) / temperature); the likeliest has 1."""
-    return ((logits - logits.amax(-1, keepdim=True)) / temperature.unsqueeze(-1)).exp_()
+    return (logits - logits.amax(-1, keepdim=True)).div_(temperature.unsqueeze(-1)).exp_()
 
 
 def _truncation_temperature(settings: Truncation) -> Tensor:
     return torch.where(settings.top_p_first, torch.ones_like(settings.temperature), settings.temperature)
-
-
-def _floor(weights: Tensor, total: Tensor, settings: Truncation) -> Tensor:
-    """[n] float32: a weight under which no token of the row can be kept; as high as is cheap to know.
-
-    Tokens under (1 - top_p) / V in probability have less than 1 - top_p together, so those above reach top-p.
-    """
-    vocab_size = weights.shape[-1]
-    floor = settings.min_p.clone()
-    if bool((settings.top_k > 0).any()):
-        limited = settings.top_k > 0
-        k = settings.top_k.clamp(1, vocab_size)
-        likeliest = weights.topk(int((k * limited).max()), dim=-1).values
-        floor = torch.where(
-            limited,
-            torch.maximum(
-                floor, likeliest.gather(-1, (k - 1).clamp(max=likeliest.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
-            ),
-            floor,
-        )
-    by_mass = (settings.top_p < 1) & (settings.top_p_first | (settings.top_k == 0))
-    if bool(by_mass.any()):
-        guess = (total * _LIKELY).float()
-        likely = block_sums(weights * (weights >= guess.unsqueeze(-1))).sum(-1)
-        certain = total * (1 - settings.top_p) / vocab_size * 0.5  # half: room for rounding
-        enough = likely > settings.top_p * total * (1 + 1e-5)
-        floor = torch.where(by_mass, torch.maximum(floor, torch.where(enough, guess.double(), certain)), floor)
-    return (floor * (1 - 1e-6)).float()
