@@ -14,6 +14,7 @@ import pickle
 import re
 import stat
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -178,7 +179,8 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     if pickles[0].file_size > _PICKLE_LIMIT or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise unusable(path, "it is a zip archive packed as torch.save never does", CONVERT)
     try:
-        with torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
             loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except _READ_ERRORS as error:
         raise _unpickling_failed(path, error) from None
