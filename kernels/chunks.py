@@ -9,7 +9,9 @@ from torch import Tensor
 def to_chunks(x: Tensor, size: int) -> Tensor:
     """[T, H, D] to [chunks, H, size, D], zeros at the end: a token of zeros leaves a WKV state as it is."""
     _, heads, width = x.shape
-    return F.pad(x, (0, 0, 0, 0, 0, -len(x) % size)).reshape(-1, size, heads, width).transpose(1, 2)
+    missing = -len(x) % size
+    padded = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
+    return padded.reshape(-1, size, heads, width).transpose(1, 2).contiguous()  # else every product copies it anew
 
 
 def from_chunks(x: Tensor, length: int) -> Tensor:

@@ -40,7 +40,8 @@ def token_shift(x: Tensor, shift: Tensor, rows: Rows) -> Tensor:
         if not len(present):
             return torch.empty_like(x)
         slots, first, last = slots[present], first[present], last[present]
-    previous = x.roll(1, 0)
+    previous = torch.empty_like(x)
+    previous[1:] = x[:-1]
     previous[first] = read_slots(shift, slots)
     write_slots(shift, slots, x[last])
     return previous

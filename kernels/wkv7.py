@@ -89,9 +89,9 @@ def _sequence(
     r_b, r_k = torch.tril(r_past @ b_back.mT), torch.tril(r_past @ k_back.mT)
 
     # u = kk_past S^T + kk_k v + kk_b u. Forward substitution: products of powers of kk_b diverge on repeated keys.
-    from_state, from_values = torch.linalg.solve_triangular(
-        torch.eye(size, device=r.device) - kk_b, torch.cat((kk_past, kk_k @ v), -1), upper=False, unitriangular=True
-    ).chunk(2, -1)
+    eye = torch.eye(size, device=r.device)
+    inverse = torch.linalg.solve_triangular(eye - kk_b, eye, upper=False, unitriangular=True)
+    from_state, from_values = inverse @ kk_past, inverse @ (kk_k @ v)
     added = v.mT @ k_end
     kept = torch.exp(total)
 
