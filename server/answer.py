@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from .text.detokenizer import Detokenizer, StopScanner
 from .text.reasoning import CLOSE_TAG, ReasoningSplitter
 from .text.reasoning import Piece as TextPiece
 from .text.tokenizer import Tokenizer
+from .text.tool_stream import ToolCallSplitter
 from .text.tools import ToolCallDelta
 
 Piece = TextPiece | ToolCallDelta
-
-
-class ToolSplitter(Protocol):
-    """Finds tool calls in the content (`text/tools.py`)."""
-
-    def push(self, text: str) -> Iterable[str | ToolCallDelta]:
-        """Content and parts of calls that are now safe to send."""
-        ...
-
-    def flush(self) -> Iterable[str | ToolCallDelta]:
-        """At the end: what was held back."""
-        ...
 
 
 class Answer:
@@ -42,7 +30,6 @@ class Answer:
     Attributes:
         ended: a stop string was met (or a second call began): nothing more comes, whatever is pushed.
         characters: of plain text read and let through so far, reasoning and tags included.
-        called: a tool call was seen.
     """
 
     def __init__(
@@ -52,19 +39,19 @@ class Answer:
         *,
         reasoning: ReasoningSplitter | None = None,
         thinking: bool = False,
-        tools: ToolSplitter | None = None,
+        tools: ToolCallSplitter | None = None,
         strip_space: bool = False,
         one_call: bool = False,
     ) -> None:
         self.ended = False
         self.characters = 0
-        self.called = False
         self._detokenizer = Detokenizer(tokenizer)
         self._scanner = StopScanner(stop)
         self._reasoning = reasoning
         self._tools = tools
         self._strip_space = strip_space
         self._one_call = one_call
+        self._enough = False
         self._thought_tail: str | None = "" if thinking else None
 
     @property
@@ -127,7 +114,7 @@ class Answer:
             content = part.text.removeprefix(" ") if self._strip_space else part.text
             self._strip_space = False
             pieces += self._calls(content)
-        if final and self._tools is not None and not (self.ended and self._one_call and self.called):
+        if final and self._tools is not None:
             pieces += self._only_allowed(self._tools.flush())
         return pieces
 
@@ -142,13 +129,9 @@ class Answer:
         """Parts of the content as pieces, up to the second call where only one is wanted."""
         pieces: list[Piece] = []
         for part in parts:
-            if isinstance(part, str):
-                if part:
-                    pieces.append(TextPiece("content", part))
-                continue
-            if self._one_call and part.index > 0:
-                self.ended = True
+            if self._one_call and isinstance(part, ToolCallDelta) and part.index > 0:
+                self.ended = self._enough = True
+            if self._enough:
                 break
-            self.called = True
-            pieces.append(part)
+            pieces.append(TextPiece("content", part) if isinstance(part, str) else part)
         return pieces

@@ -10,18 +10,20 @@ from .answer import Answer
 from .text.chat_template import ChatTemplate, Message, Prompt
 from .text.reasoning import ReasoningSplitter
 from .text.tokenizer import Tokenizer
+from .text.tool_stream import ToolCallSplitter
 from .text.tools import Tool, ToolChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """Messages and what else shapes the prompt; the arguments of `ChatTemplate.render`."""
+    """Messages and what else shapes the prompt (as in `ChatTemplate.render`) and how the reply is read."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
     tool_choice: ToolChoice = "auto"
     reasoning_effort: str | None = None
     continue_final: bool = False
+    parallel_calls: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def render(self, template: ChatTemplate) -> Prompt:
@@ -44,13 +46,19 @@ class Chat:
         """A lower bound of the prompt's length, to refuse giants before they are rendered."""
         return sum(len(message.content) for message in self.messages)
 
-
-def chat_answer(tokenizer: Tokenizer, prompt: Prompt, stop: Sequence[str]) -> Answer:
-    """Reads one choice of the reply to this prompt."""
-    return Answer(
-        tokenizer,
-        stop,
-        reasoning=ReasoningSplitter(prompt.thinking == "open", missing=prompt.missing),
-        thinking=prompt.thinking == "open",
-        strip_space=prompt.strip_leading_space,
-    )
+    def answer(self, tokenizer: Tokenizer, prompt: Prompt, stop: Sequence[str]) -> Answer:
+        """Reads one choice of the reply to `prompt`, up to one of `stop`."""
+        splitter = None
+        if prompt.dialect is not None:
+            splitter = ToolCallSplitter(prompt.dialect, self.tools)
+            splitter.push(prompt.opening)
+        thinking = prompt.thinking == "open"
+        return Answer(
+            tokenizer,
+            stop,
+            reasoning=ReasoningSplitter(thinking, missing=prompt.missing),
+            thinking=thinking,
+            tools=splitter,
+            strip_space=prompt.strip_leading_space,
+            one_call=not self.parallel_calls,
+        )

@@ -9,8 +9,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ..chat import chat_answer
-from ..errors import UnsupportedParameter
 from ..generation import Delta, Finish, Generation
 from ..service import ServedModel, Service
 from ..text.reasoning import Piece
@@ -29,9 +27,8 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     tuned_state = service.tuned_state(body.model, body.state)
     limit_name, limit = body.limit
     max_tokens = service.completion_limit(limit, param=limit_name)
-    if body.tools and body.tool_choice != "none":
-        raise UnsupportedParameter("tools are not supported yet", param="tools")
-    prompt, prompt_ids = await service.render(body.chat())
+    chat = body.chat()
+    prompt, prompt_ids = await service.render(chat)
     stop = (*body.stop_strings, *(() if body.ignore_eos else model.template.stop))
     sampling = body.sampling(
         max_tokens=max_tokens,
@@ -44,7 +41,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         f"chatcmpl-{uuid.uuid4().hex}",
         [prompt_ids],
         [sampling],
-        lambda: chat_answer(model.tokenizer, prompt, stop),
+        lambda: chat.answer(model.tokenizer, prompt, stop),
         choices=body.choices,
         tuned_state=tuned_state,
         tenant=request.state.tenant,

@@ -182,6 +182,7 @@ class ChatTurns(Body):
     messages: list[ChatMessage] = Field(min_length=1, max_length=65_536)
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: Annotated[JsonObject, Field(max_length=64)] | None = None
@@ -213,6 +214,7 @@ class ChatTurns(Body):
             tool_choice=choice if isinstance(choice, str) else tools.NamedTool(choice.function.name),
             reasoning_effort=self.reasoning_effort,
             continue_final=bool(self.continue_final_message),
+            parallel_calls=self.parallel_tool_calls is not False,
             options=self.chat_template_kwargs or {},
         )
 
@@ -224,7 +226,6 @@ class ChatBody(GenerationBody, ChatTurns):
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     modalities: Annotated[list[Literal["text"]], BeforeValidator(_refuse_audio), Field(max_length=2)] | None = None
 
@@ -264,4 +265,6 @@ class ChatBody(GenerationBody, ChatTurns):
         """The serialised grammar that the completion must match."""
         if self.response_format is not None and self.response_format.type != "text":
             raise UnsupportedParameter("response_format is not supported yet", param="response_format")
+        if self.forced_tools:
+            raise UnsupportedParameter("demanded tool calls are not supported yet", param="tool_choice")
         return super().shape()

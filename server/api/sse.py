@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import RookeryError
 from ..generation import Delta, Generation
@@ -52,9 +52,13 @@ class DeltaStream(EventSourceResponse):
             ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
             sep="\n",
             send_timeout=STALLED_S,
-            shutdown_grace_period=grace_s,
+            shutdown_grace_period=grace_s + 5,  # the engine ends them by then; this is the last resort
+            client_close_handler_callable=self._client_left,
         )
         self._generation = generation
+
+    async def _client_left(self, message: Message) -> None:
+        self._generation.close()  # at once, without waiting for the cancelled task to get its turn
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
