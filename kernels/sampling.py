@@ -14,10 +14,12 @@ All results of a row come from that row alone, by operations whose order does no
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 _BLOCK = 256
 """Tokens summed at once on the way to a draw."""
@@ -89,10 +91,11 @@ def mask_(logits: Tensor, bitmask: Tensor) -> None:
         bitmask: [n, W] int32; ids from 32 W on are banned too.
     """
     n, words = bitmask.shape
-    bits = torch.arange(8, dtype=torch.uint8, device=bitmask.device)
-    allowed = ((bitmask.view(torch.uint8).unsqueeze(-1) >> bits) & 1).view(n, words * 32).bool()
+    bits = torch.arange(8, device=bitmask.device)
+    by_byte = torch.where((torch.arange(256, device=bitmask.device).unsqueeze(-1) >> bits) & 1 == 1, 0.0, -torch.inf)
+    bias = by_byte.index_select(0, bitmask.view(torch.uint8).flatten().int()).view(n, words * 32)
     known = min(logits.shape[-1], words * 32)
-    logits[:, :known].masked_fill_(~allowed[:, :known], -torch.inf)
+    logits[:, :known] += bias[:, :known]
     logits[:, known:] = -torch.inf
 
 
@@ -157,22 +160,22 @@ def draw_reference(logits: Tensor, settings: Truncation, uniform: Tensor) -> Ten
     return _draw_kept(logits, None, settings, uniform)
 
 
-def draw(logits: Tensor, settings: Truncation, uniform: Tensor) -> Tensor:
+def draw(logits: Tensor | Sequence[Tensor], settings: Truncation, uniform: Tensor) -> Tensor:
     """`draw_reference` without sorting the vocabulary: only tokens that can be kept are looked at.
 
-    Args and returns: as `draw_reference`.
+    Args and returns: as `draw_reference`; the rows may also come one by one, and differ in length.
     """
     rows = zip(*(getattr(settings, name).tolist() for name in Truncation.__slots__), strict=True)
     found = [_candidates(row, *setting) for row, setting in zip(logits, rows, strict=True)]
-    token_ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    few = [i for i, (ids, _) in enumerate(found) if len(ids) <= _FEW]
-    alone = [[i] for i, (ids, _) in enumerate(found) if len(ids) > _FEW]  # would make the others' padding long
+    token_ids = torch.empty(len(found), dtype=torch.int64, device=uniform.device)
+    few = [i for i, (ids, _, _) in enumerate(found) if len(ids) <= _FEW]
+    alone = [[i] for i, (ids, _, _) in enumerate(found) if len(ids) > _FEW]  # would make the others' padding long
     for members in [few, *alone] if few else alone:
-        at = torch.tensor(members, device=logits.device)
-        ids = torch.nn.utils.rnn.pad_sequence([found[i][0] for i in members], batch_first=True, padding_value=-1)
-        near = logits[at.unsqueeze(-1), ids.clamp(min=0)].masked_fill_(ids < 0, -torch.inf)
+        at = torch.tensor(members, device=uniform.device)
+        ids = pad_sequence([found[i][0] for i in members], batch_first=True)
+        near = pad_sequence([found[i][1] for i in members], batch_first=True, padding_value=-torch.inf)
         setting = Truncation(*(getattr(settings, name)[at] for name in Truncation.__slots__))
-        total = torch.tensor([found[i][1] for i in members], dtype=torch.float64, device=logits.device)
+        total = torch.tensor([found[i][2] for i in members], dtype=torch.float64, device=uniform.device)
         chosen = _draw_kept(near, total, setting, uniform[at])
         token_ids[at] = ids.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
     return token_ids
@@ -189,8 +192,8 @@ def _draw_kept(logits: Tensor, total: Tensor | None, settings: Truncation, unifo
 
 def _candidates(
     logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: float, typical_p: float, top_p_first: bool
-) -> tuple[Tensor, float]:
-    """Ids of one row [V] that hold every token its settings can keep, in order, and the row's sum of weights.
+) -> tuple[Tensor, Tensor, float]:
+    """Ids of one row [V], in order, that hold every token its settings can keep; their logits; the sum of weights.
 
     The sum is nan where top-p does not need it. A floor on the logit is found from block maxima (top-k: k blocks
     reach the k-th largest maximum, so k tokens do), from the likeliest token (min-p), or from the mass above it
@@ -221,7 +224,15 @@ def _candidates(
     floor -= scale * 1e-4  # room for rounding again: too many candidates do no harm
     near = (maxima >= floor).nonzero() * _NEIGHBOURS + torch.arange(_NEIGHBOURS, device=logits.device)
     values = logits[near.clamp(max=vocab_size - 1)]
-    return near[(values >= floor) & (near < vocab_size)], total
+    enough = (values >= floor) & (near < vocab_size)
+    return near[enough], values[enough], total
+
+
+def likeliest(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Ids [k] and logits [k] of the k largest of one row [V], largest first, lower ids first among equals."""
+    ids, values, _ = _candidates(logits, 1.0, k, 1.0, 0.0, 1.0, False)
+    values, order = values.sort(descending=True, stable=True)
+    return ids[order[:k]], values[:k]
 
 
 def _block_maxima(logits: Tensor, size: int) -> Tensor:
@@ -233,30 +244,34 @@ def _block_maxima(logits: Tensor, size: int) -> Tensor:
     return torch.cat([maxima, logits[:, whole:].amax(-1, keepdim=True)], -1)
 
 
-def draw_untruncated(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
+def draw_untruncated(logits: Tensor | Sequence[Tensor], temperature: Tensor, uniform: Tensor) -> Tensor:
     """`draw` for rows that keep every token: no search, no sort.
 
     Args:
-        logits: [n, V] float32, with a finite maximum in every row.
+        logits: [n, V] float32 or n rows, with a finite maximum each.
         temperature: [n] float32, above 0.
         uniform: [n] float64 in [0, 1).
 
     Returns: [n] int64.
     """
-    if len(logits) > 1:  # row by row: a row's few hundred kilobytes stay in the cache
-        rows = [slice(i, i + 1) for i in range(len(logits))]
-        return torch.cat([draw_untruncated(logits[row], temperature[row], uniform[row]) for row in rows])
+    # row by row: a row's few hundred kilobytes stay in the cache
+    rows = zip(logits, temperature.unsqueeze(-1), uniform, strict=True)
+    return torch.cat([_draw_row(row.unsqueeze(0), scale, u) for row, scale, u in rows])
+
+
+def _draw_row(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
+    """[1, V] to [1]: first the block the random number falls in, then the token."""
     weights = _weights(logits, temperature)
     blocks = block_sums(weights)
     mass = blocks.cumsum(-1)
-    target = uniform * mass[:, -1]
-    block = torch.minimum((mass <= target.unsqueeze(-1)).sum(-1), _last_positive(blocks))
-    start = mass.gather(-1, block.unsqueeze(-1)).squeeze(-1) - blocks.gather(-1, block.unsqueeze(-1)).squeeze(-1)
+    target = uniform * mass[:, -1:]
+    block = torch.minimum((mass <= target).sum(-1), _last_positive(blocks)).unsqueeze(-1)
+    start = mass.gather(-1, block) - blocks.gather(-1, block)
 
-    ids = (block * _BLOCK).unsqueeze(-1) + torch.arange(_BLOCK, device=block.device)
+    ids = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
     inside = weights.gather(-1, ids.clamp(max=weights.shape[-1] - 1)) * (ids < weights.shape[-1])
-    chosen = (inside.double().cumsum(-1) <= (target - start).unsqueeze(-1)).sum(-1)
-    return block * _BLOCK + torch.minimum(chosen, _last_positive(inside))
+    chosen = (inside.double().cumsum(-1) <= target - start).sum(-1)
+    return block.squeeze(-1) * _BLOCK + torch.minimum(chosen, _last_positive(inside))
 
 
 def _last_positive(mass: Tensor) -> Tensor:

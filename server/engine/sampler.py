@@ -222,38 +222,53 @@ class Sampler:
     ) -> list[int]:
         """Token ids in order; adds to `errors` for rows without a token to draw."""
         token_ids = [-1] * len(choices)
-        groups: dict[tuple[bool, bool, int], list[int]] = {}
-        for i, choice in enumerate(choices):
-            if i not in errors:
-                limit = min(choice.params.token_limit or logits.shape[-1], logits.shape[-1])
-                groups.setdefault((choice.greedy, choice.truncated, limit), []).append(i)
+        limits = {_limit(choice, logits) for choice in choices}
+        if len(limits) == 1 and not edited and not errors and all(choice.greedy for choice in choices):
+            rows = logits[:, : limits.pop()]
+            token_ids = sampling.greedy(rows).tolist()
+            peaks = rows.gather(-1, torch.tensor(token_ids, device=rows.device).unsqueeze(-1)).squeeze(-1).tolist()
+            errors |= {i: _undrawable(peak) for i, peak in enumerate(peaks) if not abs(peak) < torch.inf}
+            return token_ids
 
-        for (is_greedy, truncated, limit), members in groups.items():
-            if len(members) == len(logits) and not edited:
-                rows = logits[:, :limit]
-            else:
-                rows = torch.stack([(edited[i] if i in edited else logits[i])[:limit] for i in members])
-            peaks = rows.amax(-1).tolist()
-            fine = [j for j, peak in enumerate(peaks) if abs(peak) < torch.inf]
-            for j in set(range(len(members))) - set(fine):
-                errors[members[j]] = (
-                    "no token is allowed here by the grammar and the settings together"
-                    if peaks[j] == -torch.inf
-                    else "the model's output is not finite"
-                )
-            if not fine:
+        groups: dict[tuple[bool, bool], list[int]] = {}
+        views: dict[int, Tensor] = {}  # rows are read where they are, not gathered
+        for i, choice in enumerate(choices):
+            if i in errors:
                 continue
-            if len(fine) < len(members):
-                rows, members = rows[fine], [members[j] for j in fine]
-            drawn = sampling.greedy(rows) if is_greedy else _draw_rows(rows, [choices[i] for i in members], truncated)
-            for i, token_id in zip(members, drawn.tolist(), strict=True):
+            view = (edited[i] if i in edited else logits[i])[: _limit(choice, logits)]
+            peak = float(view.amax())
+            if not abs(peak) < torch.inf:
+                errors[i] = _undrawable(peak)
+                continue
+            views[i] = view
+            groups.setdefault((choice.greedy, choice.truncated), []).append(i)
+        for (is_greedy, truncated), members in groups.items():
+            rows_of_group = [views[i] for i in members]
+            if is_greedy:
+                drawn = [int(sampling.greedy(row.unsqueeze(0))) for row in rows_of_group]
+            else:
+                drawn = _draw_rows(rows_of_group, [choices[i] for i in members], truncated).tolist()
+            for i, token_id in zip(members, drawn, strict=True):
                 token_ids[i] = token_id
         return token_ids
 
 
-def _draw_rows(rows: Tensor, choices: Sequence[ChoiceSampling], truncated: bool) -> Tensor:
-    """[n, V] to [n] ids, for rows that are not greedy."""
-    device = rows.device
+def _limit(choice: ChoiceSampling, logits: Tensor) -> int:
+    """Ids below it can be drawn."""
+    limit = choice.params.token_limit
+    return logits.shape[-1] if limit is None else min(limit, logits.shape[-1])
+
+
+def _undrawable(peak: float) -> str:
+    """Why a row with this maximum has no token to draw."""
+    if peak == -torch.inf:
+        return "no token is allowed here by the grammar and the settings together"
+    return "the model's output is not finite"
+
+
+def _draw_rows(rows: Sequence[Tensor], choices: Sequence[ChoiceSampling], truncated: bool) -> Tensor:
+    """n rows of logits to [n] ids, for rows that are not greedy."""
+    device = rows[0].device
     uniforms = torch.tensor([c.uniform() for c in choices], dtype=torch.float64, device=device)
     params = [c.params for c in choices]
     temperature = torch.tensor([p.temperature for p in params], dtype=torch.float32, device=device)
@@ -284,12 +299,9 @@ def score(logits: Tensor, ids: Sequence[int], top: int, token_limit: int | None 
     chosen = (logits.gather(-1, at).squeeze(-1).double() - norm).tolist()
     if not top:
         return [TokenLogprobs(logprob) for logprob in chosen]
-    listed = logits[:, :token_limit]
-    smallest = listed.topk(min(top, listed.shape[-1]), dim=-1).values[:, -1]
     scored = []
     for row, logprob in enumerate(chosen):
-        likely = (listed[row] >= smallest[row]).nonzero().squeeze(-1)
-        values, order = listed[row][likely].sort(descending=True, stable=True)
-        entries = zip(likely[order][:top].tolist(), (values[:top].double() - norm[row]).tolist(), strict=True)
+        likely, values = sampling.likeliest(logits[row, :token_limit], top)
+        entries = zip(likely.tolist(), (values.double() - norm[row]).tolist(), strict=True)
         scored.append(TokenLogprobs(logprob, tuple(entries)))
     return scored
