@@ -10,11 +10,13 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from llguidance import LLMatcher
 
 from rookery.server.config import Config
 from rookery.server.engine.client import EngineClient
@@ -101,6 +103,11 @@ async def test_round_trip(checkpoint: Path) -> None:
     process.send_signal(signal.SIGINT)
     got = await asyncio.gather(*(generate(client, one) for one in requests))
     assert dict(zip(expected, got, strict=True)) == expected
+
+    digits = SamplingParams(max_tokens=20, grammar=LLMatcher.grammar_from_regex("[0-9]{4}"))
+    events = (await collect(await client.submit(replace(requests[0], id="digits", sampling=digits))))[0]
+    assert bytes(event.token_id or 0 for event in events).isdigit() and len(events) == 4
+    assert events[-1].finish == "stop"
 
     with pytest.raises(InvalidRequest, match="choices"):
         await client.submit(request("five", choices=5))

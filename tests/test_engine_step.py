@@ -256,6 +256,43 @@ def test_a_failure_in_the_sampler_costs_one_request(monkeypatch: pytest.MonkeyPa
     assert len(tokens(choices["good", 0])) == 5
 
 
+class SlowGrammar:
+    """A grammar that allows everything, and compiles until it is told to be done; also its own factory."""
+
+    ready = False
+    complete = False
+
+    def start(self, params: SamplingParams) -> SlowGrammar | None:
+        return self if params.grammar is not None else None
+
+    def prepare(self) -> None:
+        """The next mask needs no work."""
+
+    def allowed(self) -> torch.Tensor:
+        assert self.ready
+        return torch.full((1,), -1, dtype=torch.int32)
+
+    def accept(self, token_id: int) -> None:
+        """Anything goes."""
+
+
+def test_a_grammar_that_still_compiles_holds_up_nobody_else() -> None:
+    engine = engine_of(ToyModel(), prefill_budget=4)
+    grammar = SlowGrammar()
+    engine.constraints = grammar  # type: ignore[assignment]
+    held = request("held", range(1, 11), replace(greedy(3), grammar="slow"))
+    engine.submit(held)
+    engine.submit(request("free", [1, 2, 3], greedy(9)))
+    while engine.scheduler.running == 2:
+        engine.step()
+    assert [prefill.position for prefill in engine.scheduler.prefills] == [9]  # all but the last prompt token
+    steps = engine.steps
+    assert engine.step() == [] and engine.busy and engine.steps == steps
+    grammar.ready = True
+    plain = run(engine_of(ToyModel()), replace(held, sampling=greedy(3)))
+    assert tokens(drain(engine)) == tokens(plain["held", 0])
+
+
 def test_a_lost_device_is_not_survived() -> None:
     model = ToyModel()
     engine = engine_of(model)

@@ -270,4 +270,6 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    os._exit(code)  # all is closed: what the interpreter would now spend on taking torch apart is wasted
