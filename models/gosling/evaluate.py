@@ -1,4 +1,4 @@
-"""Measure Gosling: python -m models.gosling.evaluate prints the table of the model card.
+"""Measure Gosling: python -m rookery.models.gosling.evaluate prints the table of the model card.
 
 Every case uses held-out values and wordings. An answer counts only when every token of it, with the blank
 line that closes it, is the likeliest one after the correct tokens before it: then greedy decoding writes exactly

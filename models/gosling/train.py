@@ -1,4 +1,4 @@
-"""Train Gosling from nothing: python -m models.gosling.train --tokens 80e6 --out models/gosling/runs/main
+"""Train Gosling from nothing: python -m rookery.models.gosling.train --tokens 80e6 --out models/gosling/runs/main
 
 One cosine over all tokens; the dialogues grow longer in three phases with all skills in each. Rows are endless:
 dialogues follow one another, the state is carried from step to step (gradients are not), and wiped where
@@ -238,7 +238,7 @@ class Trainer:
         self.seen, self.step = checkpoint["seen"], checkpoint["step"]
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=float, default=80e6, help="length of the cosine, in tokens")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop here, to be resumed")
@@ -252,7 +252,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--save-s", type=float, default=180)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--smoke", action="store_true", help="short dialogues only, for a run of minutes")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main() -> None:

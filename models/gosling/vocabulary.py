@@ -7,7 +7,7 @@ No piece has an inner blank, two digits, or letters next to punctuation, and `\\
 are pieces of their own. So a text may be cut before any blank or `User` and its parts encode as the whole
 does: what the model wrote and the same text read back are the same tokens.
 
-    python -m models.gosling.vocabulary      # writes vocab.txt again, byte for byte
+    python -m rookery.models.gosling.vocabulary      # writes vocab.txt again, byte for byte
 """
 
 import ast

@@ -1,0 +1,95 @@
+"""The dialogues Gosling learns from: the same for a seed, and never what the evaluation asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from rookery.models.gosling.corpus import facts, skills, smalltalk, values, wording
+from rookery.models.gosling.corpus.conversation import Dialogue, conversation, corpus
+from rookery.models.gosling.corpus.turn import Turn
+from rookery.models.gosling.corpus.wording import Split
+from rookery.models.gosling.vocabulary import END_OF_TEXT, Vocabulary
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return Vocabulary.load()
+
+
+def test_a_seed_gives_the_same_documents(vocabulary: Vocabulary) -> None:
+    one, two, other = (corpus(Random(seed), vocabulary, 60, 900) for seed in (1, 1, 2))
+    first = [next(one).tokens for _ in range(20)]
+    assert first == [next(two).tokens for _ in range(20)]
+    assert first != [next(other).tokens for _ in range(20)]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [values.person, values.place, values.word, values.code, values.age, values.date, values.password, values.string],
+)
+def test_values_of_the_two_splits_are_disjoint(value: values.Value) -> None:
+    rng = Random(0)
+    trained = {value(rng, "train") for _ in range(2000)}
+    tested = {value(rng, "test") for _ in range(300)}
+    assert len(tested) > 3
+    assert not trained & tested
+
+
+def test_wordings_of_the_two_splits_are_disjoint() -> None:
+    rng = Random(0)
+    for intent in smalltalk.INTENTS.values():
+        trained = {wording.choose(rng, intent.asks, "train") for _ in range(500)}
+        tested = {wording.choose(rng, intent.asks, "test") for _ in range(50)}
+        assert tested and not trained & tested
+
+
+def test_every_kind_of_fact_has_held_out_wordings() -> None:
+    rng = Random(0)
+    for kind in facts.KINDS:
+        for templates in (kind.says, kind.changes, kind.asks, kind.forgets):
+            assert wording.held_out(wording.choose(rng, templates, "test"))
+
+
+def test_a_pair_of_summands_is_held_out_with_its_twin() -> None:
+    def pairs(split: Split) -> set[tuple[int, ...]]:
+        rng = Random(0)
+        found = set()
+        for _ in range(1000):
+            turn = skills.add(rng, split, 10)
+            numbers = [int(n) for n in "".join(c if c.isdigit() else " " for c in turn.user).split()]
+            assert turn.answer == f" {sum(numbers)}."
+            found.add(tuple(sorted(numbers)))
+        return found
+
+    assert not pairs("train") & pairs("test")
+
+
+@pytest.mark.parametrize("skill", [skills.copy, skills.spell, skills.reverse, skills.sort, skills.count])
+def test_skills_answer_for_both_splits(skill: Callable[[Random, Split], Turn]) -> None:
+    rng = Random(0)
+    for split in ("train", "test"):
+        turn = skill(rng, split)
+        assert turn.answer.startswith(" ") and "\n\n" not in turn.user + turn.answer
+
+
+def test_a_document_learns_the_answers_and_what_ends_them(vocabulary: Vocabulary) -> None:
+    dialogue = Dialogue(vocabulary)
+    dialogue.say(Turn("Hi.", " Hello!"))
+    dialogue.say(Turn("Bye.", " Goodbye!"))
+    document = dialogue.end()
+    assert vocabulary.decode(document.tokens) == (
+        "User: Hi.\n\nAssistant: Hello!\n\nUser: Bye.\n\nAssistant: Goodbye!\n\n"
+    )
+    learned = [token for token, own in zip(document.tokens, document.learned, strict=True) if own]
+    assert vocabulary.decode(learned) == " Hello!\n\nUser: Goodbye!\n\n"
+    assert learned[-1] == END_OF_TEXT
+
+
+def test_a_document_is_about_as_long_as_asked(vocabulary: Vocabulary) -> None:
+    rng = Random(3)
+    lengths = [len(conversation(rng, vocabulary, 3000, "train").tokens) for _ in range(20)]
+    assert sorted(lengths)[10] >= 3000
+    assert max(lengths) < 4500

@@ -1,0 +1,86 @@
+"""The trainer: it resumes where it stopped, and two minutes of it already give a model that recalls."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rookery.models.gosling.evaluate import SKILLS, score
+from rookery.models.gosling.model import Gosling, Shape, load
+from rookery.models.gosling.train import Phase, Row, Trainer, arguments, optimizer_for, rate_at
+from rookery.models.gosling.vocabulary import Vocabulary
+
+TRAIN = [sys.executable, "-m", "rookery.models.gosling.train"]
+
+
+def test_rows_hand_out_the_documents_in_order_whatever_the_step() -> None:
+    vocabulary, phase = Vocabulary.load(), Phase(1.0, rows=1, tokens=64, shortest=60, longest=200)
+    whole, cut = (Row("seed", vocabulary, phase) for _ in range(2))
+    tokens, targets, starts = whole.take(600)
+    pieces = [cut.take(200) for _ in range(3)]
+    assert tokens == [t for piece in pieces for t in piece[0]]
+    assert targets == [t for piece in pieces for t in piece[1]]
+    assert starts == [s for piece in pieces for s in piece[2]]
+    assert starts[0] and sum(starts) > 1
+
+
+def test_a_row_continues_from_its_saved_state() -> None:
+    vocabulary, phase = Vocabulary.load(), Phase(1.0, rows=1, tokens=64, shortest=60, longest=200)
+    row, resumed = Row("seed", vocabulary, phase), Row("another", vocabulary, phase)
+    row.take(333)
+    resumed.load_state_dict(row.state_dict())
+    assert row.take(2000) == resumed.take(2000)
+
+
+def test_weight_decay_is_for_the_big_matrices_only() -> None:
+    model = Gosling(Shape(vocab_size=50))
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, plain, double = (
+        {names[id(p)] for p in group["params"]} for group in optimizer_for(model, 1e-3).param_groups
+    )
+    assert {"emb.weight", "head.weight", "blocks.1.ffn.value.weight"} <= decayed
+    assert {"blocks.0.ln0.weight", "blocks.2.att.w1", "blocks.2.att.r_k"} <= plain
+    assert double == {f"blocks.{i}.att.w0" for i in range(4)}
+
+
+def test_the_rate_warms_up_and_falls_to_a_twentieth() -> None:
+    assert rate_at(0.0, 0, 1.0) == pytest.approx(0.01)
+    assert rate_at(0.0, 500, 1.0) == pytest.approx(1.0)
+    assert rate_at(0.5, 500, 1.0) == pytest.approx(0.525)
+    assert rate_at(1.0, 500, 1.0) == pytest.approx(0.05)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    def trainer(out: str, *more: str) -> Trainer:
+        shape = ["--smoke", "--no-compile", "--layers", "2", "--seed", "3", "--tokens", "12288"]
+        return Trainer(arguments([*shape, "--out", str(tmp_path / out), *more]))
+
+    straight = trainer("straight")
+    straight.run()
+    trainer("stopped", "--minutes", "0.0001").run()  # over after its first step
+    resumed = trainer("stopped")
+    resumed.resume()
+    assert resumed.step == 1
+    resumed.run()
+    assert resumed.step == straight.step == 3
+    for one, other in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_minutes_of_training_recall_a_fact(tmp_path: Path) -> None:
+    """What CI runs: the loss falls, and a model from nothing answers small talk and recalls over a short way."""
+    command = [*TRAIN, "--smoke", "--tokens", "1.2e6", "--out", str(tmp_path), "--report-s", "5"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    losses = [float(x) for x in re.findall(r"loss ([0-9.]+)", done.stdout)]
+    assert losses[-1] < 0.25 * losses[0]
+    model, vocabulary = load(tmp_path / "gosling.safetensors"), Vocabulary.load()
+    figures = {s.name: score(model, vocabulary, s, 0, 60) for s in SKILLS[:2]}
+    assert figures["small talk, unseen wordings"] > 40
+    assert figures["recall after 100 tokens, 0 to 3 other facts"] > 8
