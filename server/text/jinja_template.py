@@ -24,6 +24,17 @@ MAX_RENDER_S = 5.0
 END_OF_TEXT = ("<|rwkv_tokenizer_end_of_text|>", "<|endoftext|>", "<s>")
 """Names templates give the token that begins a document; only as the first thing of a prompt does it mean that."""
 
+_TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+"""What a template's expressions can raise on messages they were not written for."""
+
 
 def find_template(model_path: Path) -> str | None:
     """The chat template of a Hugging Face folder: `chat_template.jinja`, else that of `tokenizer_config.json`."""
@@ -126,7 +137,7 @@ class JinjaTemplate:
                 length += len(part)
                 if length > MAX_PROMPT_CHARS or perf_counter() > deadline:
                     raise InvalidRequest("the chat template makes too much of these messages", param="messages")
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+        except _TEMPLATE_FAULTS as error:
             raise InvalidRequest(
                 f"the chat template refuses these messages: {str(error)[:200]}", param="messages"
             ) from None

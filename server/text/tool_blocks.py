@@ -17,7 +17,7 @@ Part = tuple[str | None, str]
 _HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*')
 """A call up to its arguments: where streaming them can begin."""
 _DECODER = json.JSONDecoder(strict=False)
-_KEY = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z_]\w*))\s*=\s*""")
+_KEY = re.compile(r"""\s*(?:("(?:[^"\\]|\\.)*")|'([^']*)'|([A-Za-z_]\w*))\s*=\s*""")
 _PYTHON = re.compile(r"'(?:[^'\\]|\\.)*'|True|False|None")
 _COMMA = re.compile(r"\s*(?:,|$)")
 
@@ -206,7 +206,9 @@ def read_keywords(text: str) -> dict[str, Json] | None:
         comma = _COMMA.match(text, value[1]) if value else None
         if key is None or value is None or comma is None:
             return None
-        name = next(group for group in key.groups() if group is not None)
+        name = _text(key[1]) if key[1] else key[2] or key[3] or ""
+        if name is None:
+            return None
         arguments[name] = value[0]
         position = comma.end()
     return arguments

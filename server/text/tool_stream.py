@@ -74,8 +74,8 @@ class ToolCallSplitter:
             if character.isspace():
                 self._space += character
                 return
-            if not self._space and (self._previous.isalnum() or self._previous == "_"):
-                self._content(character)  # inside a word no call begins
+            if not self._json and not self._space and (self._previous.isalnum() or self._previous == "_"):
+                self._content(character)  # inside a word no tool's name begins
                 return
         self._partial += character
         if self._partial in self._openers:
