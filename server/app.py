@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
 from .. import __version__
-from .api import chat, completions, docs, health, models
+from .api import chat, completions, docs, health, models, tokens
 from .api.auth import KeyGuard, read_keys
 from .config import Config
 from .edge.answers import error_headers
@@ -67,7 +67,7 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
         lambda: engine.stats, lambda: engine.info, model_name=(*config.served_model_name, "default")[0]
     )
     app.state.service = Service(config, engine, app.state.metrics)
-    for router in (chat.router, completions.router, models.router, health.router, docs.router):
+    for router in (chat.router, completions.router, tokens.router, models.router, health.router, docs.router):
         app.include_router(router)
     app.add_exception_handler(RookeryError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
