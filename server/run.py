@@ -127,8 +127,12 @@ class Server(uvicorn.Server):
         self._state.gate.closed = True
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        self._state.service.drain(self._grace_s)
-        await self._settle(self._grace_s + _LAST_WORDS_S)
+        closing = asyncio.create_task(self._state.engine.close(0.0 if self.failure else self._grace_s))
+        while not closing.done():
+            await asyncio.wait([closing], timeout=0.1)
+            if self.force_exit:
+                await self._state.engine.close(0.0)
+        await self._settle(_LAST_WORDS_S)
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):

@@ -15,6 +15,8 @@ from ..metrics import Metrics
 from .answers import send_error
 
 log = logging.getLogger("rookery.access")
+_POLLED = frozenset({"/health", "/ready", "/metrics"})
+"""Asked every few seconds by whoever watches the server; not worth a line each."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 
 
@@ -59,7 +61,10 @@ class RequestContext:
         finally:
             duration = perf_counter() - arrival
             self.metrics.answered(_endpoint(scope), status or 499, duration)
-            log.info("%s %s %d %.1f ms", scope["method"], _printable(scope["path"]), status or 499, duration * 1e3)
+            level = logging.DEBUG if scope["path"] in _POLLED and status in (200, 503) else logging.INFO
+            log.log(
+                level, "%s %s %d %.1f ms", scope["method"], _printable(scope["path"]), status or 499, duration * 1e3
+            )
             request_id.reset(token)
 
 
