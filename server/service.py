@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from .answer import Answer
@@ -17,10 +18,13 @@ from .errors import InvalidRequest, ModelNotFound, NotReady, PromptTooLong
 from .generation import Generation
 from .metrics import Metrics
 from .text.chat_template import ChatTemplate, Prompt, load_template
+from .text.grammar import check_grammar
 from .text.tokenizer import Tokenizer, load_tokenizer
 
 _INLINE_CHARS = 8192
 """Longer texts are tokenised in a thread: the event loop serves everybody."""
+_CHECKED_GRAMMARS = 1024
+"""Digests of grammars that are known to compile."""
 _DOCUMENT_START = 0
 """What an empty prompt is: token 0 begins every document RWKV was trained on."""
 
@@ -70,6 +74,14 @@ class ServedModel:
         return f"fp_{self.info.fingerprint[:12]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A serialised grammar, and the request field that asked for it."""
+
+    grammar: str
+    param: str
+
+
 class Service:
     """One server's way from a prompt to a running generation.
 
@@ -81,6 +93,8 @@ class Service:
         self.engine = engine
         self.metrics = metrics
         self._model: ServedModel | None = None
+        self._checked: dict[bytes, None] = {}
+        self._compiler = asyncio.Semaphore(1)
         self._loading: asyncio.Task[ServedModel] | None = None
 
     async def load(self) -> ServedModel:
@@ -174,6 +188,23 @@ class Service:
         if ids and max(ids) >= self.model.info.vocab_size:
             raise InvalidRequest(f"token ids go from 0 to {self.model.info.vocab_size - 1}", param=param)
         return ids
+
+    async def check(self, constraint: Constraint | None) -> str | None:
+        """Its grammar, once it is known to compile: off the event loop, one at a time, and once for the same one.
+
+        Raises:
+            InvalidRequest: it does not compile within the limits.
+        """
+        if constraint is None:
+            return None
+        digest = sha256(constraint.grammar.encode()).digest()
+        if digest not in self._checked:
+            async with self._compiler:
+                await asyncio.to_thread(check_grammar, self.model.tokenizer, constraint.grammar, param=constraint.param)
+            self._checked[digest] = None
+            if len(self._checked) > _CHECKED_GRAMMARS:
+                del self._checked[next(iter(self._checked))]
+        return constraint.grammar
 
     def completion_limit(self, asked: int | None, *, default: int | None = None, param: str) -> int:
         """Completion tokens a choice may have.

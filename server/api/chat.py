@@ -35,7 +35,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         vocab_size=model.vocab_size,
         end_token=model.tokenizer.eos_token_id,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        grammar=body.shape(),
+        grammar=await service.check(body.constraint(prompt)),
     )
     generation = await service.generate(
         f"chatcmpl-{uuid.uuid4().hex}",

@@ -8,9 +8,11 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo,
 
 from ..chat import Chat
 from ..errors import InvalidRequest, UnsupportedParameter
+from ..service import Constraint
 from ..text import tools
-from ..text.chat_template import Message
-from .schemas import Body, GenerationBody, Refused
+from ..text.chat_template import Message, Prompt
+from ..text.grammar import response_grammar, tool_grammar
+from .schemas import PLAIN, Body, GenerationBody, Refused
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 JsonObject = dict[str, Any]
@@ -261,10 +263,17 @@ class ChatBody(GenerationBody, ChatTurns):
             return "max_completion_tokens", self.max_completion_tokens
         return "max_tokens", self.max_tokens
 
-    def shape(self) -> str | None:
-        """The serialised grammar that the completion must match."""
+    def constraint(self, prompt: Prompt = PLAIN) -> Constraint | None:
+        """What the reply to `prompt` must match. Schemas of tools are checked even where none is demanded.
+
+        Raises:
+            InvalidRequest: a schema, regex or grammar that cannot be enforced.
+        """
+        chat = self.chat()
+        calls = tool_grammar(chat.tools, chat.tool_choice, prompt, parallel=chat.parallel_calls)
+        if calls is not None:
+            return Constraint(calls, "tools")
         if self.response_format is not None and self.response_format.type != "text":
-            raise UnsupportedParameter("response_format is not supported yet", param="response_format")
-        if self.forced_tools:
-            raise UnsupportedParameter("demanded tool calls are not supported yet", param="tool_choice")
-        return super().shape()
+            asked = self.response_format.model_dump(by_alias=True, exclude_none=True)
+            return Constraint(response_grammar(asked, prompt) or "", "response_format")
+        return super().constraint(prompt)

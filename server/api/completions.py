@@ -39,7 +39,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
         end_token=model.tokenizer.eos_token_id,
         logprobs=body.logprobs if body.best_of in (None, body.choices) else body.logprobs or 0,
         prompt_logprobs=body.logprobs if body.echo else None,
-        grammar=body.shape(),
+        grammar=await service.check(body.constraint()),
     )
     generation = await service.generate(
         f"cmpl-{uuid.uuid4().hex}",

@@ -23,7 +23,12 @@ from pydantic import (
 
 from ..engine.request import SamplingOrder, SamplingParams
 from ..errors import InvalidRequest, UnsupportedParameter
+from ..service import Constraint
+from ..text.chat_template import Prompt
+from ..text.grammar import lark_grammar, regex_grammar
 
+PLAIN = Prompt("")
+"""Nothing of a format before the completion."""
 MAX_CHOICES = 128
 """Choices of one prompt (`n`, `best_of`)."""
 MAX_PROMPTS = 256
@@ -127,11 +132,16 @@ class GenerationBody(Body):
         """Whether a stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def shape(self) -> str | None:
-        """The serialised grammar that the completion must match."""
-        for name in ("grammar", "regex"):
-            if getattr(self, name) is not None:
-                raise UnsupportedParameter(f"{name} is not supported yet", param=name)
+    def constraint(self, prompt: Prompt = PLAIN) -> Constraint | None:
+        """What the completion must match; `prompt` is how its text begins.
+
+        Raises:
+            InvalidRequest: it is too large, or cannot be read.
+        """
+        if self.regex is not None:
+            return Constraint(regex_grammar(self.regex, prompt), "regex")
+        if self.grammar is not None:
+            return Constraint(lark_grammar(self.grammar, prompt), "grammar")
         return None
 
     def sampling(
@@ -201,7 +211,7 @@ def _prompt_kind(value: Any) -> str:
 
 
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
-Prompt = Annotated[
+PromptField = Annotated[
     Annotated[str, Tag("text")]
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
     | Annotated[TokenIds, Tag("tokens")]
@@ -213,7 +223,7 @@ Prompt = Annotated[
 class CompletionBody(GenerationBody):
     """Body of POST /v1/completions."""
 
-    prompt: Prompt | None = None
+    prompt: PromptField | None = None
     max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     echo: bool | None = None
