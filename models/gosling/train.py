@@ -1,6 +1,6 @@
 """Train Gosling from nothing: python -m rookery.models.gosling.train --tokens 80e6 --out models/gosling/runs/main
 
-One cosine over all tokens; the dialogues grow longer in three phases with all skills in each. Rows are endless:
+One cosine over all tokens; the dialogues grow longer from phase to phase, with all skills in each. Rows are endless:
 dialogues follow one another, the state is carried from step to step (gradients are not), and wiped where
 a dialogue begins. Two runs with the same arguments on the same machine and thread count see the same data and
 take the same steps; a run that was interrupted continues from its last checkpoint.
@@ -28,19 +28,21 @@ IGNORED = -100  # no loss on this token
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Until this share of all tokens: rows of so many tokens a step, dialogues of so many tokens."""
+    """Until this share of all tokens: rows of so many tokens a step, dialogues of so many tokens, drills among them."""
 
     until: float
     rows: int
     tokens: int
     shortest: int
     longest: int
+    drills: float = 0.0
 
 
 PHASES = (
     Phase(0.10, rows=8, tokens=512, shortest=60, longest=512),
-    Phase(0.40, rows=2, tokens=2048, shortest=60, longest=2500),
-    Phase(1.00, rows=2, tokens=2048, shortest=300, longest=12000),
+    Phase(0.20, rows=2, tokens=2048, shortest=60, longest=2500),
+    Phase(0.40, rows=2, tokens=2048, shortest=60, longest=2500, drills=0.15),
+    Phase(1.00, rows=2, tokens=2048, shortest=300, longest=12000, drills=0.12),
 )
 SMOKE_PHASES = (Phase(1.0, rows=8, tokens=512, shortest=60, longest=400),)
 
@@ -54,7 +56,7 @@ class Row:
 
     def __init__(self, seed: str, vocabulary: Vocabulary, phase: Phase) -> None:
         self.rng = Random(seed)
-        self.documents: Iterator[Document] = corpus(self.rng, vocabulary, phase.shortest, phase.longest)
+        self.documents: Iterator[Document] = corpus(self.rng, vocabulary, phase.shortest, phase.longest, phase.drills)
         self.tokens: list[int] = []
         self.targets: list[int] = []
         self.starts: list[bool] = []

@@ -12,9 +12,9 @@ from random import Random
 from ..vocabulary import END_OF_TEXT, Vocabulary
 from .facts import NAME, pick_kinds
 from .offdomain import off_domain, story
-from .skills import any_skill
+from .skills import add, any_skill, count, reverse, sort, spell
 from .smalltalk import small_talk
-from .structured import any_structured, tool_call
+from .structured import any_structured, extract, fill, tool_call
 from .turn import Turn
 from .values import person
 from .wording import Split
@@ -27,6 +27,8 @@ SYSTEMS = (
     "Be kind and honest.",
     "You are a small model that remembers what it is told.",
 )
+
+EXERCISES = (add, add, add, add, reverse, reverse, sort, count, spell, extract, fill)
 
 
 @dataclass(slots=True)
@@ -167,11 +169,23 @@ def told_by_system(rng: Random, vocabulary: Vocabulary, split: Split) -> Documen
     return dialogue.end()
 
 
-def corpus(rng: Random, vocabulary: Vocabulary, shortest: int, longest: int) -> Iterator[Document]:
-    """Training dialogues for ever, their lengths uniform in the logarithm."""
+def drill(rng: Random, vocabulary: Vocabulary, length: int) -> Document:
+    """Nothing but exercises, the hard ones most: what a chat asks too seldom to be learned exactly."""
+    dialogue = Dialogue(vocabulary, begin=rng.random() < 0.5)
+    while len(dialogue) < length:
+        exercise = rng.choice(EXERCISES)
+        dialogue.say(exercise(rng, "train"))
+    return dialogue.end()
+
+
+def corpus(rng: Random, vocabulary: Vocabulary, shortest: int, longest: int, drills: float = 0.0) -> Iterator[Document]:
+    """Training dialogues for ever, their lengths uniform in the logarithm; `drills` is the share of drills."""
     while True:
-        if rng.random() < 0.02:
+        length = int(shortest * (longest / shortest) ** rng.random())
+        kind = rng.random()
+        if kind < 0.02:
             yield told_by_system(rng, vocabulary, "train")
+        elif kind < 0.02 + drills:
+            yield drill(rng, vocabulary, length)
         else:
-            length = int(shortest * (longest / shortest) ** rng.random())
             yield conversation(rng, vocabulary, length, "train")
