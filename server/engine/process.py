@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import msgspec
 import zmq
 
-from ..errors import NotReady, RookeryError, StartupError
+from ..errors import InvalidRequest, NotReady, RookeryError, StartupError
 from ..logs import configure_logging
 from .messages import (
     HEARTBEAT_S,
@@ -142,6 +142,8 @@ class EngineServer:
                 try:
                     if self.engine is None:
                         raise NotReady("the model is still loading", retry_after_s=1)
+                    if request.id in self._owners:  # also where it has ended, but its events are not sent yet
+                        raise InvalidRequest(f"a request with the id {request.id!r} is running")
                     self.engine.submit(request)
                 except RookeryError as error:
                     self._send(peer, Refused.because(request.id, error))
@@ -230,13 +232,21 @@ def load(settings: Settings, server: EngineServer) -> None:
     server.announce(Progress("warming_up"))
     tokenizer_path = Path(settings.tokenizer) if settings.tokenizer is not None else None
     tokenizer = load_tokenizer(tokenizer_path, model_path=path, vocab_size=info.vocab_size)
-    engine = Engine(
-        model,
-        max_batch=settings.max_batch,
-        max_queue=settings.max_queue,
-        prefill_budget=settings.prefill_budget,
-        constraints=Constraints(tokenizer.llguidance),
-    )
+    constraints = Constraints(tokenizer.llguidance)
+    try:
+        engine = Engine(
+            model,
+            max_batch=settings.max_batch,
+            max_queue=settings.max_queue,
+            prefill_budget=settings.prefill_budget,
+            constraints=constraints,
+        )
+    except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when an allocation fails
+        needed = settings.max_batch * info.state_bytes
+        raise StartupError(
+            f"no memory for the states of {settings.max_batch} sequences ({needed / 2**20:.0f} MiB)",
+            "set a smaller --max-batch",
+        ) from error
     engine.check()
     server.engine = engine
     server.announce(Ready(replace(info, max_batch=settings.max_batch), engine.stats()))
