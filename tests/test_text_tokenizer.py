@@ -115,6 +115,23 @@ def test_world_encodes_anything_as_the_reference_does(
     assert world.decode(world.encode(text)) == text
 
 
+@pytest.mark.parametrize("piece_chars", [1, 40, 150])
+def test_long_texts_encode_as_if_at_once(
+    world: WorldTokenizer,
+    reference: ReferenceTrie,
+    vocabulary: dict[int, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    piece_chars: int,
+) -> None:
+    monkeypatch.setattr("rookery.server.text.world.PIECE_CHARS", piece_chars)
+    draw = random.Random(piece_chars)
+    tokens = list(vocabulary.values())
+    texts = ["x" * 700, "\n" * 999, "🦅" * 300, "日本語" * 200, " " * 129 + "é" * 500]
+    texts += [b"".join(draw.choices(tokens, k=150)).decode("utf-8", "ignore") for _ in range(30)]
+    for text in texts:
+        assert world.encode(text) == reference.encode(text.encode())
+
+
 def test_world_knows_its_ids(world: WorldTokenizer) -> None:
     assert world.vocab_size == 65530
     assert world.eos_token_id == 0
@@ -130,6 +147,8 @@ def test_lone_surrogates_are_refused_with_their_place(world: WorldTokenizer) -> 
         with pytest.raises(InvalidRequest, match=r"U\+D83D at character 2") as caught:
             tokenizer.encode("ab\ud83d")
         assert caught.value.code == "invalid_unicode"
+    with pytest.raises(InvalidRequest, match="at character 90000"):
+        world.encode("a" * 90_000 + "\udc00")
 
 
 def test_line_ends_do_not_change_a_vocabulary(tmp_path: Path) -> None:

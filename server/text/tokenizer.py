@@ -7,7 +7,7 @@ Three kinds exist among RWKV models: the World vocabulary (`world.py`: greedy lo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -125,7 +125,7 @@ def load_tokenizer(path: Path | None, *, model_path: Path, vocab_size: int) -> T
         CheckpointError: no vocabulary fits; the mend says what to do.
     """
     if path is not None:
-        chosen = path if path.is_file() else next((make.path for make in _files_in(path)), None)
+        chosen = path if path.is_file() else next(_files_in(path), None)
         if chosen is None:
             raise CheckpointError(
                 f"no tokenizer at {path}",
@@ -139,7 +139,7 @@ def load_tokenizer(path: Path | None, *, model_path: Path, vocab_size: int) -> T
             )
         return tokenizer
     for found in _files_in(model_path if model_path.is_dir() else model_path.parent):
-        tokenizer = found()
+        tokenizer = _read(found)
         if 0 <= vocab_size - tokenizer.vocab_size <= MAX_PADDING:
             return tokenizer
     return _by_size(vocab_size)
@@ -163,27 +163,16 @@ def _by_size(vocab_size: int) -> Tokenizer:
     )
 
 
-class _Found:
-    """A tokenizer file that has not been read yet."""
-
-    def __init__(self, path: Path, read: Callable[[Path], Tokenizer]) -> None:
-        self.path = path
-        self._read = read
-
-    def __call__(self) -> Tokenizer:
-        return self._read(self.path)
-
-
-def _files_in(folder: Path) -> Iterator[_Found]:
+def _files_in(folder: Path) -> Iterator[Path]:
     """Tokenizer files of a folder by their usual names, World vocabularies first."""
     from .world import is_vocabulary
 
     for path in (*sorted(folder.glob("rwkv_vocab*.txt")), folder / "vocab.txt"):
         if path.is_file() and is_vocabulary(path):
-            yield _Found(path, _read)
+            yield path
     for name in ("tokenizer.json", "20B_tokenizer.json"):
         if (folder / name).is_file():
-            yield _Found(folder / name, _read)
+            yield folder / name
 
 
 def _read(path: Path) -> Tokenizer:
