@@ -333,6 +333,12 @@ def test_templates_run_in_a_sandbox(tmp_path: Path, source: str) -> None:
 def test_templates_that_cannot_be_used_stop_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="does not compile: line 1"):
         template(None, path=str(hf_folder(tmp_path, "{% if %}")))
+    (tmp_path / "tokenizer_config.json").write_text("[1]")
+    with pytest.raises(StartupError, match="no readable JSON object"):
+        template(None, path=str(tmp_path))
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(StartupError, match="cannot read"):
+        template(None, path=str(tmp_path))
     with pytest.raises(StartupError, match="no chat template 'wrld'") as caught:
         template("wrld")
     assert "world, g1" in caught.value.mend

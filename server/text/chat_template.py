@@ -114,7 +114,7 @@ def load_template(choice: str | None, *, model_path: Path, version: str, vocab_s
     if choice is None:
         found = find_template(model_path)
         if found is not None:
-            return JinjaTemplate(found)
+            return found
         name = model_path.name.lower()
         if vocab_size in PILE_VOCAB_SIZES:
             choice = "raven-chat" if "raven" in name else "pile"

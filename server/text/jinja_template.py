@@ -36,24 +36,28 @@ _TEMPLATE_FAULTS = (
 """What a template's expressions can raise on messages they were not written for."""
 
 
-def find_template(model_path: Path) -> str | None:
-    """The chat template of a Hugging Face folder: `chat_template.jinja`, else that of `tokenizer_config.json`."""
+def find_template(model_path: Path) -> JinjaTemplate | None:
+    """The chat template of a Hugging Face folder: `chat_template.jinja`, else that of `tokenizer_config.json`.
+
+    Raises:
+        StartupError: there is one that cannot be used.
+    """
     if not model_path.is_dir():
         return None
     file = model_path / "chat_template.jinja"
     if file.is_file():
-        return file.read_text("utf-8")
+        return JinjaTemplate.from_file(file)
     config = model_path / "tokenizer_config.json"
     if not config.is_file():
         return None
     try:
         template = json.loads(config.read_text("utf-8")).get("chat_template")
-    except (ValueError, AttributeError):
-        raise StartupError(f"{config.name} is no JSON object", "mend it or remove it") from None
+    except (OSError, ValueError, AttributeError):
+        raise StartupError(f"{config.name} is no readable JSON object", "mend it or remove it") from None
     if isinstance(template, list):  # several by name: the one for plain chats
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
-    return template if isinstance(template, str) else None
+    return JinjaTemplate(template) if isinstance(template, str) else None
 
 
 class JinjaTemplate:
