@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal
 
 from .answer import Answer, Piece
 from .engine.request import TokenEvent, TokenLogprobs
@@ -19,7 +19,6 @@ from .engine.stream import EventStream
 from .errors import EngineError, RequestTimeout, RookeryError
 from .metrics import RequestMeter
 
-T = TypeVar("T")
 Finish = Literal["stop", "length"]
 
 
@@ -104,8 +103,8 @@ class Generation:
         self._answers = [answer() for stream in streams for _ in range(self._choices)]
         self._finish: list[Finish | None] = [None] * len(self._answers)
         self._meter = meter
-        self._timeout_s = timeout_s
-        self._deadline = asyncio.get_running_loop().time() + timeout_s
+        self._late: RequestTimeout | None = None
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire, timeout_s)
         self._cached = [0] * len(streams)
         self.prompt_logprobs: list[tuple[TokenLogprobs | None, ...]] = [()] * len(streams)
 
@@ -116,9 +115,17 @@ class Generation:
 
     def close(self, reason: str = "disconnect") -> None:
         """Cancel what still runs; does nothing after the end."""
+        self._timer.cancel()
         for stream in self._streams:
             stream.cancel()
         self._meter.cancelled(reason)
+
+    def _expire(self, timeout_s: float) -> None:
+        """The time is up: the streams end here and now, whatever the engine does."""
+        self._late = RequestTimeout(f"the answer was not done within {timeout_s:g} s")
+        for stream in self._streams:
+            stream.cancel()
+            stream.fail(self._late.message)
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
         """What is new in each message of the engine, one delta for each choice concerned; to be read once.
@@ -135,11 +142,8 @@ class Generation:
                     if deltas:
                         yield deltas
             self._meter.finished(finish for finish in self._finish if finish)
-        except TimeoutError:
-            reason = "timeout"
-            raise RequestTimeout(f"the answer was not done within {self._timeout_s:g} s") from None
         except RookeryError:
-            reason = "error"
+            reason = "timeout" if self._late else "error"
             raise
         finally:
             self.close(reason)
@@ -152,6 +156,8 @@ class Generation:
             choice = number * self._choices + event.choice
             if self._finish[choice] is not None:
                 continue  # drawn before the engine heard of the cancel: the answer had ended
+            if self._late is not None and event.finish in ("error", "cancelled"):
+                raise self._late
             if event.finish == "error":
                 raise EngineError(event.error or "the engine failed")
             if event.finish == "cancelled":
@@ -190,7 +196,7 @@ class Generation:
         if len(self._streams) == 1:
             stream = self._streams[0]
             while None in self._finish:
-                yield 0, await self._in_time(anext(stream))
+                yield 0, await anext(stream)
             return
         merged: asyncio.Queue[tuple[int, list[TokenEvent]]] = asyncio.Queue()
 
@@ -201,12 +207,7 @@ class Generation:
         pumps = [asyncio.create_task(pump(number, stream)) for number, stream in enumerate(self._streams)]
         try:
             while None in self._finish:
-                yield await self._in_time(merged.get())
+                yield await merged.get()
         finally:
             for task in pumps:
                 task.cancel()
-
-    async def _in_time(self, coming: Awaitable[T]) -> T:
-        """Wait for it, until the deadline; a timer costs far less than a task."""
-        async with asyncio.timeout_at(self._deadline):
-            return await coming
