@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve check test test-slow bench clean
+.PHONY: setup serve check test test-slow bench docs gosling-eval gosling-train clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,15 @@ test-slow: setup
 
 bench: setup
 	$(BIN)/rookery bench engine
+
+docs: setup
+	$(BIN)/python -m rookery.server.reference > docs/reference.md
+
+gosling-eval: setup
+	$(BIN)/python -m models.gosling.evaluate
+
+gosling-train: setup
+	$(BIN)/python -m models.gosling.train
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

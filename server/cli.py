@@ -243,4 +243,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except cyclopts.CycloptsError as error:
             raise StartupError(str(error), "rookery --help lists the verbs and flags", exit_code=2) from error
         return result if isinstance(result, int) else 0
-    return 1
