@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import resource
 import socket
 from types import FrameType
 
@@ -41,10 +42,11 @@ def serve(config: Config, model: ResolvedModel) -> int:
     config = dataclasses.replace(config, served_model_name=config.served_model_name or (model.name,))
     engine = EngineClient(config, model.path)
     app = create_app(config, engine, demo=model.demo)
-    guarded = is_loopback(config.host) and not config.api_key and config.api_key_file is None
+    keyed = bool(config.api_key) or config.api_key_file is not None
     listener = listen(config.host, config.port)
+    allow_descriptors(config.max_connections)
     settings = uvicorn.Config(
-        HostGuard(app) if guarded else app,
+        HostGuard(app) if is_loopback(config.host) and not keyed else app,
         http=edge_protocol(Limits.of(config)),
         ws="none",
         lifespan="on",
@@ -58,7 +60,7 @@ def serve(config: Config, model: ResolvedModel) -> int:
     host, port = listener.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     log.info("listening on http://%s:%d, model %s (%s)", address, port, config.served_model_name[0], model.origin)
-    if not is_loopback(config.host) and not guarded and not (config.api_key or config.api_key_file):
+    if not is_loopback(config.host) and not keyed:
         log.warning("%s is reachable by others and no API key is set", config.host)
     server.run(sockets=[listener])
     if server.failure is not None:
@@ -80,6 +82,16 @@ def listen(host: str, port: int) -> socket.socket:
         raise StartupError(
             f"cannot listen on {host}:{port}: {cause}", "choose another --host or --port, or stop what listens there"
         ) from error
+
+
+def allow_descriptors(connections: int) -> None:
+    """Raise the soft limit of open files, usually 1024, to what so many connections need; as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 256
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Server(uvicorn.Server):

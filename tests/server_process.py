@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -28,9 +28,7 @@ _PATIENCE_S = 120.0
 
 def write_tiny(folder: Path) -> Path:
     """A seeded RWKV-7 with a byte vocabulary, as a file."""
-    plan = Plan(
-        version="7", layers=2, width=64, vocab_size=256, ffn_width=128, head_size=32, ranks=(16, 16, 16, 16)
-    )
+    plan = Plan(version="7", layers=2, width=64, vocab_size=256, ffn_width=128, head_size=32, ranks=(16, 16, 16, 16))
     return save_checkpoint(folder / f"{MODEL}.pth", plan)
 
 
@@ -82,15 +80,22 @@ class ServerProcess:
     def wait_idle(self, within_s: float) -> None:
         """Until nothing runs and nothing waits."""
         deadline = time.monotonic() + within_s
-        while gauges := (self.metric("rookery_requests_running"), self.metric("rookery_requests_waiting")):
-            if gauges == (0, 0) and self.metric("rookery_slots", state="used") == 0:
-                return
-            assert time.monotonic() < deadline, f"running and waiting after {within_s} s: {gauges}"
+        while busy := self._busy():
+            assert time.monotonic() < deadline, f"after {within_s} s: {busy}"
             time.sleep(0.05)
+
+    def _busy(self) -> dict[str, float]:
+        """The gauges that are not at rest."""
+        gauges = {
+            "running": self.metric("rookery_requests_running"),
+            "waiting": self.metric("rookery_requests_waiting"),
+            "slots": self.metric("rookery_slots", state="used"),
+        }
+        return {name: value for name, value in gauges.items() if value}
 
     def descriptors(self) -> int:
         """Open files and sockets of the HTTP process."""
-        return psutil.Process(self.process.pid).num_fds()
+        return int(psutil.Process(self.process.pid).num_fds())
 
     def memory_bytes(self) -> int:
         """Resident memory of the HTTP process."""
@@ -101,8 +106,7 @@ class ServerProcess:
         self.process.send_signal(sig)
         return self.process.wait(within_s)
 
-    def _until(self, true: object, failure: str) -> None:
-        assert callable(true)
+    def _until(self, true: Callable[[], bool], failure: str) -> None:
         deadline = time.monotonic() + _PATIENCE_S
         while not true():
             code = self.process.poll()

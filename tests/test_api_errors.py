@@ -21,7 +21,7 @@ from .fake_engine import FakeEngine
 from .hostile.requests import GENERATING, Hostile, hostile_requests
 
 HOSTILE = hostile_requests(MODEL)
-INSIDE = re.compile(r"Traceback|\.py\b|site-packages|/home/|/usr/|/work|line \d+, in |0x[0-9a-f]{6,}|pydantic|fastapi")
+INSIDE = re.compile(r"Traceback|\.py\b|site-packages|/home/|/usr/|/root/|line \d+, in |0x[0-9a-f]{6,}|pydantic|fastapi")
 
 
 @pytest.fixture
