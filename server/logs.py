@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import uuid
 from contextvars import ContextVar
 from typing import Literal
 
 import orjson
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def new_request_id() -> str:
+    """What `x-request-id` says where the client gave none."""
+    return f"req_{uuid.uuid4().hex}"
 
 
 class _TextFormatter(logging.Formatter):

@@ -234,7 +234,17 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_all_read(server: Se
 async def test_a_foreign_host_is_refused_without_keys(server: ServerProcess) -> None:
     async with client_of(server) as client:
         for host, status in (("evil.example", 403), ("localhost", 200), ("127.0.0.1:1", 200)):
-            assert (await client.get("/v1/models", headers={"Host": host})).status_code == status
+            answer = await client.get("/v1/models", headers={"Host": host})
+            assert answer.status_code == status and answer.headers["x-request-id"]
+
+
+async def test_a_connection_is_kept_after_a_stream(server: ServerProcess) -> None:
+    async with connected(server, request_bytes(LONG | {"max_tokens": 3})) as (reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"cache-control: no-cache" in head and b"connection: close" not in head
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.write(HIDDEN)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
 # G13: stopping

@@ -133,7 +133,7 @@ async def test_a_malformed_stream_gets_one_4xx_and_never_reaches_the_application
         assert all(400 <= status < 500 for status in statuses(data)), data
         if statuses(data):
             assert json.loads(data.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
-            assert b"connection: close" in data
+            assert b"connection: close" in data and b"x-request-id: req_" in data
         assert statuses(await app.exchange(GET + b"Connection: close\r\n\r\n")) == [200]
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import EngineError
-from ..logs import request_id
+from ..logs import new_request_id, request_id
 from ..metrics import Metrics
 from .answers import send_error
 
@@ -37,7 +36,7 @@ class RequestContext:
             return
         arrival = perf_counter()
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        name = given.decode() if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        name = given.decode() if _SANE_ID.fullmatch(given) else new_request_id()
         scope.setdefault("state", {}).update(request_id=name, arrival=arrival)
         token = request_id.set(name)
         status = 0

@@ -13,6 +13,7 @@ import re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import Forbidden
+from ..logs import new_request_id
 from .answers import send_error
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\\]+)(:\d{1,5})?")
@@ -41,6 +42,7 @@ class HostGuard:
             match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
             if match is None or not is_loopback(match[1]):
                 message = "without an API key this server answers to localhost only; start it with --api-key"
-                await send_error(send, Forbidden(message, code="host_not_allowed"), close=True)
+                error = Forbidden(message, code="host_not_allowed")
+                await send_error(send, error, close=True, request_id=new_request_id())
                 return
         await self.app(scope, receive, send)
