@@ -98,6 +98,40 @@ def convert(
     return 0
 
 
+@app.command
+def chat(
+    question: str | None = None,
+    /,
+    *,
+    base_url: Annotated[str, Parameter(env_var="OPENAI_BASE_URL")] = "http://127.0.0.1:8000/v1",
+    api_key: Annotated[str | None, Parameter(env_var="OPENAI_API_KEY")] = None,
+    model: str | None = None,
+    system: str | None = None,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+) -> int:
+    """Talk to a server in the terminal; /help there shows what it can do.
+
+    Args:
+        question: Ask only this and leave.
+        base_url: Any OpenAI-compatible server.
+        api_key: Sent as a bearer token.
+        model: Default: the first of /v1/models.
+        system: System prompt.
+        temperature: Default: the server's.
+        max_tokens: Longest answer, in tokens. Default: the server's.
+    """
+    from rookery.clients.chat import talk
+    from rookery.clients.client import ServerError
+
+    options = {"temperature": temperature, "max_tokens": max_tokens}
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return talk(base_url, api_key, question=question, model=model, system=system, options=given)
+    except ServerError as error:
+        raise StartupError(str(error), "start one with `rookery serve`, or check --base-url and the key") from error
+
+
 @bench.command(name="engine")
 def bench_engine(
     *,

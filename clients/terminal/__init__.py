@@ -1,0 +1,1 @@
+"""What `rookery chat` is made of: the conversation, its input, and markdown as it streams."""
