@@ -20,7 +20,7 @@ from .corpus.facts import NAME, pick_kinds
 from .corpus.offdomain import off_domain
 from .corpus.skills import add, copy, count, largest, reverse, sort, spell
 from .corpus.smalltalk import small_talk
-from .corpus.structured import echo, extract, fill, tool_call
+from .corpus.structured import echo, extract, fill, served_call, served_system, served_tools, tool_call
 from .corpus.turn import Turn
 from .model import Gosling, State, load
 from .vocabulary import END_OF_TEXT, Vocabulary
@@ -69,6 +69,18 @@ def recalled(distance: int, others: tuple[int, int]) -> Examiner:
         rng.shuffle(facts)
         answers = [dialogue.say(kind.ask(rng, "test", value)) for kind, value in facts]
         return Exam(dialogue.document.tokens, answers)
+
+    return exam
+
+
+def served(demanded: bool) -> Examiner:
+    """A call of a tool that is listed as the server lists it."""
+
+    def exam(rng: Random, vocabulary: Vocabulary) -> Exam:
+        offers = served_tools(rng)
+        dialogue = Dialogue(vocabulary, system=served_system(offers, demanded))
+        answer = dialogue.say(served_call(rng, "test", offers, opened=demanded))
+        return Exam(dialogue.document.tokens, [answer])
 
     return exam
 
@@ -122,7 +134,9 @@ SKILLS = (
     Skill("JSON echo", 97, answered(lambda r: echo(r, "test"))),
     Skill("JSON extraction", 97, answered(lambda r: extract(r, "test"))),
     Skill("JSON schema fill, without a grammar", 97, answered(lambda r: fill(r, "test"))),
-    Skill("tool call, G1 dialect", None, answered(lambda r: tool_call(r, "test"))),
+    Skill("tool call demanded, tools listed as signatures", None, answered(lambda r: tool_call(r, "test"))),
+    Skill("tool call demanded, tools listed as the server does", None, served(demanded=True)),
+    Skill("tool call the model's own choice", None, served(demanded=False)),
     Skill("question about the world, honest sentence", 97, answered(lambda r: off_domain(r, "test"))),
 )  # fmt: skip
 

@@ -28,7 +28,10 @@ IGNORED = -100  # no loss on this token
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Until this share of all tokens: rows of so many tokens a step, dialogues of so many tokens, drills among them."""
+    """Until this share of all tokens: rows of so many tokens a step, dialogues of so many tokens.
+
+    Of the dialogues, `drills` are nothing but exercises and `tools` are short ones with tools.
+    """
 
     until: float
     rows: int
@@ -36,13 +39,14 @@ class Phase:
     shortest: int
     longest: int
     drills: float = 0.0
+    tools: float = 0.0
 
 
 PHASES = (
     Phase(0.10, rows=8, tokens=512, shortest=60, longest=512),
     Phase(0.20, rows=2, tokens=2048, shortest=60, longest=2500),
-    Phase(0.40, rows=2, tokens=2048, shortest=60, longest=2500, drills=0.15),
-    Phase(1.00, rows=2, tokens=2048, shortest=300, longest=12000, drills=0.12),
+    Phase(0.40, rows=2, tokens=2048, shortest=60, longest=2500, drills=0.15, tools=0.10),
+    Phase(1.00, rows=2, tokens=2048, shortest=300, longest=12000, drills=0.12, tools=0.25),
 )
 SMOKE_PHASES = (Phase(1.0, rows=8, tokens=512, shortest=60, longest=400),)
 
@@ -56,7 +60,9 @@ class Row:
 
     def __init__(self, seed: str, vocabulary: Vocabulary, phase: Phase) -> None:
         self.rng = Random(seed)
-        self.documents: Iterator[Document] = corpus(self.rng, vocabulary, phase.shortest, phase.longest, phase.drills)
+        self.documents: Iterator[Document] = corpus(
+            self.rng, vocabulary, phase.shortest, phase.longest, phase.drills, phase.tools
+        )
         self.tokens: list[int] = []
         self.targets: list[int] = []
         self.starts: list[bool] = []

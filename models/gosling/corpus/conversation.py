@@ -14,7 +14,16 @@ from .facts import NAME, pick_kinds
 from .offdomain import off_domain, story
 from .skills import add, any_skill, count, reverse, sort, spell
 from .smalltalk import small_talk
-from .structured import any_structured, extract, fill, tool_call
+from .structured import (
+    any_structured,
+    extract,
+    fill,
+    served_call,
+    served_system,
+    served_tools,
+    tool_call,
+    tool_result,
+)
 from .turn import Turn
 from .values import person
 from .wording import Split
@@ -178,14 +187,35 @@ def drill(rng: Random, vocabulary: Vocabulary, length: int) -> Document:
     return dialogue.end()
 
 
-def corpus(rng: Random, vocabulary: Vocabulary, shortest: int, longest: int, drills: float = 0.0) -> Iterator[Document]:
-    """Training dialogues for ever, their lengths uniform in the logarithm; `drills` is the share of drills."""
+def tool_dialogue(rng: Random, vocabulary: Vocabulary) -> Document:
+    """Tools offered the way the server lists them: called when they help, their results told."""
+    offers = served_tools(rng)
+    demanded = rng.random() < 0.4
+    system = served_system(offers, demanded)
+    dialogue = Dialogue(vocabulary, begin=rng.random() < 0.5, system=system)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        if not demanded and rng.random() < 0.35:
+            dialogue.say(distraction(rng, "train"))
+            continue
+        opened = demanded and rng.random() < 0.7
+        dialogue.say(served_call(rng, "train", offers, opened=opened))
+        if rng.random() < 0.5:
+            dialogue.say(tool_result(rng, "train"))
+    return dialogue.end()
+
+
+def corpus(
+    rng: Random, vocabulary: Vocabulary, shortest: int, longest: int, drills: float = 0.0, tools: float = 0.0
+) -> Iterator[Document]:
+    """Training dialogues for ever, their lengths uniform in the logarithm; `drills` and `tools` are shares of them."""
     while True:
         length = int(shortest * (longest / shortest) ** rng.random())
-        kind = rng.random()
-        if kind < 0.02:
+        kind = rng.random() - 0.02
+        if kind < 0:
             yield told_by_system(rng, vocabulary, "train")
-        elif kind < 0.02 + drills:
+        elif kind < drills:
             yield drill(rng, vocabulary, length)
+        elif kind < drills + tools:
+            yield tool_dialogue(rng, vocabulary)
         else:
             yield conversation(rng, vocabulary, length, "train")

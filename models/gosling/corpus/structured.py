@@ -178,6 +178,74 @@ def tool_call(rng: Random, split: Split) -> Turn:
     )
 
 
+ALIASES = {
+    "city": ("city", "location", "place"),
+    "text": ("text", "message", "content"),
+    "time": ("time", "at"),
+    "date": ("date", "day"),
+    "name": ("name", "person"),
+    "count": ("count", "quantity", "number"),
+}
+DESCRIPTIONS = ("", "", "A tool.", "Use it when asked.", "Does what its name says.", "One of the tools at hand.")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A tool as a client describes it: its own names for the arguments, with or without a description."""
+
+    tool: Tool
+    names: tuple[str, ...]
+    description: str
+
+    @classmethod
+    def draw(cls, rng: Random, tool: Tool) -> "Offer":
+        names = tuple(rng.choice(ALIASES.get(a, (a,))) for a, _ in tool.arguments)
+        return cls(tool, names, rng.choice(DESCRIPTIONS))
+
+    def listed(self) -> str:
+        arguments = {
+            name: {"type": "integer" if value is values.number else "string"}
+            for name, (_, value) in zip(self.names, self.tool.arguments, strict=True)
+        }
+        return dumps({"name": self.tool.name, "description": self.description, "arguments": arguments})
+
+    def asked(self, rng: Random, split: Split) -> tuple[str, str]:
+        """A request that needs the tool, and the call."""
+        slots = {argument: value(rng, split) for argument, value in self.tool.arguments}
+        arguments = {
+            name: int(slots[a]) if value is values.number else slots[a]
+            for name, (a, value) in zip(self.names, self.tool.arguments, strict=True)
+        }
+        wording = choose(rng, self.tool.asks, "train")
+        wording = roughen(rng, wording) if split == "train" else wording
+        return wording.format(**slots), dumps({"name": self.tool.name, "arguments": arguments})
+
+
+def served_tools(rng: Random) -> list[Offer]:
+    return [Offer.draw(rng, tool) for tool in rng.sample(TOOLS, rng.randint(1, 3))]
+
+
+def served_system(offers: list[Offer], demanded: bool) -> str:
+    """The system turn that Rookery's server writes for the tools of a request."""
+    entries = ",\n".join(offer.listed() for offer in offers)
+    when = "Return" if demanded else "If a tool helps, return"
+    return f"Tools:\n[\n{entries}\n]\n{when} only a JSON function call."
+
+
+def served_call(rng: Random, split: Split, offers: list[Offer], *, opened: bool) -> Turn:
+    """A call; the prompt holds the open fence where the client demanded one, else the model writes it."""
+    user, call = rng.choice(offers).asked(rng, split)
+    fence = " ```json"
+    return Turn(user, ("" if opened else fence) + f"\n{call}\n```", lead=fence if opened else "")
+
+
+def tool_result(rng: Random, split: Split) -> Turn:
+    """What the tool returned comes as a user turn, and is told to the user."""
+    facts = record(rng, split, rng.randint(1, 3))
+    told = ", ".join(f"{key} {value}" for key, value in facts.items())
+    return reply(f"Function output:\n{dumps(facts)}", f"The function says: {told}.")
+
+
 def any_structured(rng: Random, split: Split) -> Turn:
     """JSON inside a dialogue; tool calls need their own system turn and are not among these."""
     return rng.choice((echo, extract, fill))(rng, split)
