@@ -47,9 +47,9 @@ class State:
     wkv: list[Tensor]
 
     @classmethod
-    def empty(cls, shape: Shape, rows: int) -> "State":
+    def empty(cls, shape: Shape, rows: int, device: torch.device | None = None) -> "State":
         def zeros(*sizes: int) -> list[Tensor]:
-            return [torch.zeros(rows, *sizes) for _ in range(shape.layers)]
+            return [torch.zeros(rows, *sizes, device=device) for _ in range(shape.layers)]
 
         size = shape.head_size
         return cls(zeros(shape.width), zeros(shape.width), zeros(shape.heads, size, size))
@@ -160,7 +160,8 @@ class TimeMixing(nn.Module):
         r, k, v, w, a = (z.float().view(B, T, H, N) for z in (r, k, v, w, a))
         inside = (~starts).view(B, T, 1, 1)  # a document begins with nothing kept, nothing removed
         wkv7 = self.wkv7_on_cpu if x.device.type == "cpu" else wkv7_chunked
-        y, wkv = wkv7(r, w * inside, k, v, -kk * inside, kk * a, wkv)
+        with torch.autocast(x.device.type, enabled=False):  # the state is float32, always
+            y, wkv = wkv7(r, w * inside, k, v, -kk * inside, kk * a, wkv)
 
         y = self.ln_x(y.view(B * T, C)).view(B, T, H, N)
         y = y + (r * k * self.r_k).sum(-1, keepdim=True) * v

@@ -106,6 +106,9 @@ class Batch:
     places: Tensor
     targets: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(x.to(device) for x in (self.tokens, self.starts, self.places, self.targets)))
+
 
 def batch(rows: list[Row], count: int) -> Batch:
     """The next step of all rows. The head is a good part of the cost, so it only sees what is learned.
@@ -153,9 +156,10 @@ class Trainer:
     def __init__(self, args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         self.args = args
+        self.device = torch.device(args.device)
         self.phases = SMOKE_PHASES if args.smoke else PHASES
         self.vocabulary = Vocabulary.load()
-        self.model = Gosling(Shape(self.vocabulary.size, width=args.width, layers=args.layers))
+        self.model = Gosling(Shape(self.vocabulary.size, width=args.width, layers=args.layers)).to(self.device)
         self.optimizer = optimizer_for(self.model, args.learning_rate)
         self.seen = self.step = 0
         self.enter(0)
@@ -165,7 +169,7 @@ class Trainer:
         self.phase = phase
         spec = self.phases[phase]
         self.rows = [Row(f"{self.args.seed}/{phase}/{row}", self.vocabulary, spec) for row in range(spec.rows)]
-        self.state = State.empty(self.model.shape, spec.rows)
+        self.state = State.empty(self.model.shape, spec.rows, self.device)
 
     @property
     def progress(self) -> float:
@@ -174,7 +178,7 @@ class Trainer:
     def loss(
         self, tokens: Tensor, starts: Tensor, places: Tensor, targets: Tensor, state: State
     ) -> tuple[Tensor, State]:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
             x, state = self.model.hidden(tokens, starts, state)
             logits = self.model.head(x.flatten(0, 1)[places])
         return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED), state
@@ -190,7 +194,7 @@ class Trainer:
             spec = self.phases[self.phase]
             for group in self.optimizer.param_groups:
                 group["lr"] = group["scale"] * rate_at(self.progress, self.step, self.args.learning_rate)
-            b = batch(self.rows, spec.tokens)
+            b = batch(self.rows, spec.tokens).to(self.device)
             loss, state = compute(b.tokens, b.starts, b.places, b.targets, self.state)
             self.state = state.detach()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -236,7 +240,7 @@ class Trainer:
         save(self.model, out / "gosling.safetensors", torch.float32)
 
     def resume(self) -> None:
-        checkpoint = torch.load(self.args.out / "checkpoint.pt", weights_only=True)
+        checkpoint = torch.load(self.args.out / "checkpoint.pt", weights_only=True, map_location=self.device)
         self.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.enter(checkpoint["phase"])
@@ -255,6 +259,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the chunked form on a GPU")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report-s", type=float, default=30)
     parser.add_argument("--save-s", type=float, default=180)
