@@ -30,7 +30,7 @@ test-slow: setup
 	$(BIN)/pytest -m slow
 
 bench: setup
-	$(BIN)/rookery bench engine
+	bench/run
 
 docs: setup
 	$(BIN)/python -m rookery.server.reference > docs/reference.md

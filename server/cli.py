@@ -176,6 +176,20 @@ def bench_engine(
     return 0
 
 
+@bench.command(name="checkpoint")
+def bench_checkpoint(preset: str, target: Path, /) -> int:
+    """Write a checkpoint of a published shape with seeded random weights, to measure where no weights can be had.
+
+    Args:
+        preset: Such as rwkv7-0.1b.
+        target: The .pth file to write, in bfloat16.
+    """
+    from .bench.compare import write_checkpoint
+
+    write_checkpoint(preset, target)
+    return 0
+
+
 @bench.command(name="serve")
 def bench_serve(
     *,
@@ -211,7 +225,10 @@ def bench_serve(
     reports = [asyncio.run(run(load)) for load in loads]
     Console().print(render(reports))
     if json_file is not None:
-        json_file.write_text(json.dumps(reports, indent=1) + "\n")
+        from .bench.machine import machine
+
+        report = {"benchmark": "serve", "machine": machine(), "results": reports}
+        json_file.write_text(json.dumps(report, indent=1) + "\n")
     return 1 if any(report["failed"] for report in reports) else 0
 
 

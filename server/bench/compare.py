@@ -41,6 +41,17 @@ def _median(results: Sequence[Any]) -> Any:
     return round(statistics.median(results), 3)
 
 
+def write_checkpoint(preset: str, path: Path) -> None:
+    """Seeded random weights of a published shape, as a `.pth` file.
+
+    Raises:
+        StartupError: an unknown preset.
+    """
+    if preset not in PRESETS:
+        raise StartupError(f"there is no shape {preset}", f"choose one of {', '.join(PRESETS)}", exit_code=2)
+    torch.save(synthetic_tensors(PRESETS[preset], dtype=MATRIX_DTYPE), path)
+
+
 def compare(
     preset: str,
     *,
@@ -57,11 +68,9 @@ def compare(
     Raises:
         StartupError: an unknown preset, or a measurement that failed.
     """
-    if preset not in PRESETS:
-        raise StartupError(f"there is no shape {preset}", f"choose one of {', '.join(PRESETS)}", exit_code=2)
     with tempfile.TemporaryDirectory(prefix="rookery-bench-") as folder:
         path = Path(folder) / f"{preset}.pth"
-        torch.save(synthetic_tensors(PRESETS[preset], dtype=MATRIX_DTYPE), path)
+        write_checkpoint(preset, path)
         jobs = [
             {
                 "peer": peer,
