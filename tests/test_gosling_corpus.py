@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from random import Random
 
 import pytest
 
-from rookery.models.gosling.corpus import facts, skills, smalltalk, values, wording
+from rookery.models.gosling.corpus import facts, skills, smalltalk, structured, values, wording
 from rookery.models.gosling.corpus.conversation import Dialogue, conversation, corpus
 from rookery.models.gosling.corpus.turn import Turn
 from rookery.models.gosling.corpus.wording import Split
 from rookery.models.gosling.vocabulary import END_OF_TEXT, Vocabulary
+from rookery.server.text.tools import DIALECTS, Tool
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,39 @@ def test_skills_answer_for_both_splits(skill: Callable[[Random, Split], Turn]) -
     for split in ("train", "test"):
         turn = skill(rng, split)
         assert turn.answer.startswith(" ") and "\n\n" not in turn.user + turn.answer
+
+
+def test_json_answers_are_compact_json_of_what_was_said() -> None:
+    rng = Random(0)
+    for skill in (structured.echo, structured.extract, structured.fill) * 20:
+        turn = skill(rng, "test")
+        parsed = json.loads(turn.answer)
+        assert turn.answer == " " + structured.dumps(parsed)
+        assert all(str(value) in turn.user for value in (parsed.values() if isinstance(parsed, dict) else parsed))
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_tool_call_names_an_offered_tool_and_its_arguments(opened: bool) -> None:
+    rng = Random(0)
+    for _ in range(40):
+        offers = structured.served_tools(rng)
+        turn = structured.served_call(rng, "test", offers, opened=opened)
+        assert (turn.lead + turn.answer).startswith(" ```json\n") and turn.answer.endswith("\n```")
+        call = json.loads((turn.lead + turn.answer).removeprefix(" ```json\n").removesuffix("\n```"))
+        names = {offer.tool.name: set(offer.names) for offer in offers}
+        assert names[call["name"]] == set(call["arguments"])
+        listed = structured.served_system(offers, True).removeprefix("Tools:\n").rsplit("\n", 1)[0]
+        assert [tool["name"] for tool in json.loads(listed)] == list(names)
+
+
+@pytest.mark.parametrize("demanded", [True, False])
+def test_tools_are_listed_as_the_server_lists_them(demanded: bool) -> None:
+    offers = structured.served_tools(Random(1))
+    tools = []
+    for offer in offers:
+        listed = json.loads(offer.listed())
+        tools.append(Tool(listed["name"], listed["description"], {"properties": listed["arguments"]}))
+    assert DIALECTS["g1"].describe(tools, demanded) == structured.served_system(offers, demanded)
 
 
 def test_a_document_learns_the_answers_and_what_ends_them(vocabulary: Vocabulary) -> None:
