@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from time import perf_counter
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from rookery.kernels.rows import Rows
 
 from ..errors import InvalidRequest
 from ..model.base import Model
+from ..state.cache import PrefixCache
 from .constraint import Constraints
 from .request import EngineStats, Request, TokenEvent
+from .reuse import PrefixReuse
 from .sampler import ChoiceSampling, Draw, Sampler
 from .scheduler import Batch, Choice, Scheduler
 
@@ -38,6 +41,8 @@ class Engine:
         max_queue: requests that may wait for a slot.
         prefill_budget: prompt tokens computed in one step, over all rows.
         constraints: compiles grammars; None refuses requests that have one.
+        cache_bytes: host memory for states that later requests can start from; 0 keeps none.
+        identity: what makes those states this engine's own: weights, tokenizer, dtype.
     """
 
     def __init__(
@@ -48,12 +53,15 @@ class Engine:
         max_queue: int,
         prefill_budget: int,
         constraints: Constraints | None = None,
+        cache_bytes: int = 0,
+        identity: str = "",
     ) -> None:
         self.model = model
         self.scheduler = Scheduler(max_batch=max_batch, max_queue=max_queue, prefill_budget=prefill_budget)
         self.pool = model.new_pool(max_batch)
         self.sampler = Sampler()
         self.constraints = constraints
+        self.reuse = PrefixReuse(PrefixCache(cache_bytes), self.pool, identity) if cache_bytes else None
         self._device = self.pool.wkv.device
         self._sampling: dict[Choice, ChoiceSampling] = {}
         self._ended: list[TokenEvent] = []
@@ -109,8 +117,10 @@ class Engine:
 
     def cancel(self, request_id: str, choice: int | None = None) -> None:
         """End a request or one of its choices: the slots are free at once, the next step reports the end."""
-        for ended in self.scheduler.cancel(request_id, choice):
-            del self._sampling[ended]
+        for ended in self.scheduler.live(request_id, choice):
+            slot, decoding = ended.slot, ended.prefill is None
+            self.scheduler.release(ended)
+            self._leave(ended, slot, whole=decoding)
             self._ended.append(TokenEvent(request_id, ended.index, None, "cancelled"))
 
     def step(self) -> list[TokenEvent]:
@@ -123,7 +133,10 @@ class Engine:
                 is lost, and only a new process mends that.
         """
         events, self._ended = self._ended, []
+        self.scheduler.admit()
         self._hold_unready()
+        if self.reuse is not None:
+            self.reuse.plan(self.scheduler.prefills)
         batch = self.scheduler.next_batch()
         if batch is None:
             return events
@@ -163,16 +176,22 @@ class Engine:
         When it raises, the states of the batch are lost.
         """
         self._start_states(batch)
-        token_ids = torch.tensor(batch.token_ids, dtype=torch.int64, device=self._device)
-        hidden = self.model.forward(token_ids, Rows.pack(batch.slots, batch.lengths, self._device), self.pool)
-        self._score_prompts(batch, hidden)
-        for chunk in batch.chunks:
-            if chunk.last and len(chunk.prefill.choices) > 1:
-                self.pool.copy(chunk.slot, [choice.slot for choice in chunk.prefill.choices[1:]])
+        outputs = [cast(Tensor, prefill.hidden).to(self._device)[None] for prefill in batch.known]
+        if batch.slots:
+            token_ids = torch.tensor(batch.token_ids, dtype=torch.int64, device=self._device)
+            hidden = self.model.forward(token_ids, Rows.pack(batch.slots, batch.lengths, self._device), self.pool)
+            self._score_prompts(batch, hidden)
+            if self.reuse is not None:
+                self.reuse.consumed(batch, hidden)
+            outputs.insert(0, hidden)
+        for prefill in batch.prompts:
+            self.pool.copy(prefill.choices[0].slot, [choice.slot for choice in prefill.choices[1:]])
         positions = [position for _, position in batch.ready]
         if not positions:
-            return hidden.new_empty(0, 0)
-        return self.model.logits(hidden if len(positions) == len(hidden) else hidden[positions])
+            return outputs[0].new_empty(0, 0)
+        hidden = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        every = positions == list(range(len(hidden)))  # as many is not enough: choices share a position
+        return self.model.logits(hidden if every else hidden[positions])
 
     def _start_states(self, batch: Batch) -> None:
         """Give the slots of prompts that start in this step their first state: zero, or a tuned one."""
@@ -208,24 +227,34 @@ class Engine:
         """Draw from the logits, hand the tokens to the scheduler, and say what happened."""
         ready = [choice for choice, _ in batch.ready]
         scores = {
-            choice: tuple(chunk.prefill.prompt_logprobs)
-            for chunk in batch.chunks
-            if chunk.last and chunk.prefill.prompt_logprobs
-            for choice in chunk.prefill.choices
+            choice: tuple(prefill.prompt_logprobs)
+            for prefill in batch.prompts
+            if prefill.prompt_logprobs
+            for choice in prefill.choices
             if choice.index == 0
         }
+        cached = {choice: prefill.cached for prefill in batch.prompts for choice in prefill.choices}
         events = []
+        slots = {choice: choice.slot for choice in batch.choices}
         for choice in self.scheduler.consumed(batch):
-            del self._sampling[choice]
-            prompt = scores.get(choice)
-            events.append(TokenEvent(choice.request.id, choice.index, None, "length", prompt_logprobs=prompt))
+            self._leave(choice, slots[choice], whole=True)
+            events.append(
+                TokenEvent(
+                    choice.request.id,
+                    choice.index,
+                    None,
+                    "length",
+                    cached_tokens=cached[choice],
+                    prompt_logprobs=scores.get(choice),
+                )
+            )
         for choice, draw in zip(ready, self._draw(ready, logits), strict=True):
             if draw.error is not None:
                 events.append(self._fail(choice, draw.error))
                 continue
             finish = self.scheduler.drew(choice, draw.token_id, draw.ended)
             if finish is not None:
-                del self._sampling[choice]
+                self._leave(choice, slots[choice], whole=True)
             events.append(
                 TokenEvent(
                     choice.request.id,
@@ -233,6 +262,7 @@ class Engine:
                     draw.token_id,
                     finish,
                     logprobs=draw.logprobs,
+                    cached_tokens=cached.get(choice, 0),
                     prompt_logprobs=scores.get(choice),
                 )
             )
@@ -261,5 +291,11 @@ class Engine:
 
     def _fail(self, choice: Choice, message: str) -> TokenEvent:
         self.scheduler.release(choice)
-        del self._sampling[choice]
+        self._leave(choice, -1, whole=False)
         return TokenEvent(choice.request.id, choice.index, None, "error", error=message)
+
+    def _leave(self, choice: Choice, slot: int, *, whole: bool) -> None:
+        """A choice has been released; `whole` says that `slot` still holds what it has consumed."""
+        del self._sampling[choice]
+        if self.reuse is not None:
+            self.reuse.left(choice, slot, whole=whole)

@@ -67,6 +67,10 @@ class Request:
     """Digest of the API key: queueing is fair between tenants, and caches never cross them."""
     tuned_state: str | None = None
     """Name of a tuned initial state; None starts from zero."""
+    cache: bool = True
+    """Whether stored states are used for this request, and its own are stored for others."""
+    boundaries: tuple[int, ...] = ()
+    """So many tokens of the prompt are sure to begin a later one too, as the messages before do; ascending."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,29 @@ class Prefill:
     """Of the tokens consumed, where the request asks for them; the engine fills it."""
     held: bool = False
     """Not ready to draw: all but the last token may be consumed."""
+    cuts: set[int] = field(default_factory=set)
+    """Positions at which a chunk must end, because the state there is to be kept."""
+    waits: bool = False
+    """Another request is computing a state that this one can start from: nothing may be consumed now."""
+    cached: int = 0
+    """Tokens that came with a stored state."""
+    hidden: object | None = None
+    """The output of the last token, where that came with the state: then nothing is left to consume."""
+    planned: bool = False
+    """Whether `PrefixReuse` has looked at it."""
 
     @property
     def remaining(self) -> int:
-        """Tokens that may be consumed now."""
-        return len(self.token_ids) - self.position - self.held
+        """Tokens that may be consumed now, up to the next cut."""
+        if self.waits:
+            return 0
+        cut = min((cut for cut in self.cuts if cut > self.position), default=len(self.token_ids))
+        return max(0, min(cut, len(self.token_ids) - self.held) - self.position)
+
+    @property
+    def ready(self) -> bool:
+        """Whether its choices can draw without any forward pass."""
+        return self.hidden is not None and not self.held
 
     def __post_init__(self) -> None:
         for choice in self.choices:
@@ -88,10 +106,17 @@ class Batch:
 
     decoding: list[Choice]
     chunks: list[Chunk]
+    known: list[Prefill] = field(default_factory=list)
+    """Prompts whose last output is known: they have no row, and draw in this step."""
 
     @property
     def rows(self) -> int:
-        return len(self.decoding) + len(self.chunks)
+        return len(self.decoding) + len(self.chunks) + len(self.known)
+
+    @property
+    def prompts(self) -> list[Prefill]:
+        """Those that this step completes."""
+        return [chunk.prefill for chunk in self.chunks if chunk.last] + self.known
 
     @property
     def slots(self) -> list[int]:
@@ -111,19 +136,26 @@ class Batch:
 
     @property
     def ready(self) -> list[tuple[Choice, int]]:
-        """Choices that draw a token in this step, with the packed position whose logits they draw from."""
+        """Choices that draw a token in this step, with the packed position whose logits they draw from; the outputs
+        of `known` prompts follow the packed ones."""
         ready = [(choice, position) for position, choice in enumerate(self.decoding)]
         position = len(self.decoding)
+        ends = []
         for chunk in self.chunks:
             position += chunk.stop - chunk.start
-            if chunk.last and chunk.prefill.request.sampling.max_tokens > 0:
-                ready += [(choice, position - 1) for choice in chunk.prefill.choices]
+            if chunk.last:
+                ends.append((chunk.prefill, position - 1))
+        ends += [(prefill, position + index) for index, prefill in enumerate(self.known)]
+        for prefill, end in ends:
+            if prefill.request.sampling.max_tokens > 0:
+                ready += [(choice, end) for choice in prefill.choices]
         return ready
 
     @property
     def choices(self) -> list[Choice]:
         """Every choice that depends on this step."""
-        return self.decoding + [choice for chunk in self.chunks for choice in chunk.prefill.choices]
+        prefills = [chunk.prefill for chunk in self.chunks] + self.known
+        return self.decoding + [choice for prefill in prefills for choice in prefill.choices]
 
 
 def fair_shares(budget: int, wants: Sequence[int]) -> list[int]:
@@ -244,15 +276,19 @@ class Scheduler:
         choices = [Choice(request, index) for index in range(request.choices)]
         self._requests[request.id] = choices
         self.queue.push(Prefill(request, request.prompt_ids, list(choices)))
-        self._admit()
+        self.admit()
         return choices[:]
 
     def cancel(self, request_id: str, choice: int | None = None) -> list[Choice]:
         """End a request, or one choice of it; returns the choices that this ended. Unknown ids end nothing."""
-        ended = [one for one in self._requests.get(request_id, ()) if choice is None or one.index == choice]
+        ended = self.live(request_id, choice)
         for one in ended:
             self.release(one)
         return ended
+
+    def live(self, request_id: str, choice: int | None = None) -> list[Choice]:
+        """Choices of a request that have not ended; all, or the one of this number."""
+        return [one for one in self._requests.get(request_id, ()) if choice is None or one.index == choice]
 
     def release(self, choice: Choice) -> None:
         """End a choice, whatever it is doing: its slot is free."""
@@ -270,12 +306,13 @@ class Scheduler:
 
     def next_batch(self) -> Batch | None:
         """The rows of the next step; None when there is nothing to do."""
-        self._admit()
+        self.admit()
         if self.suspects:
             suspect = self.suspects[0]
             stop = min(suspect.position + self.prefill_budget, len(suspect.token_ids))
             return Batch([], [Chunk(suspect, suspect.position, stop)])
-        batch = Batch(list(self.decoding.values()), self._next_chunks())
+        known = [prefill for prefill in self.prefills if prefill.ready]
+        batch = Batch(list(self.decoding.values()), self._next_chunks(), known)
         return batch if batch.rows else None
 
     def consumed(self, batch: Batch) -> list[Choice]:
@@ -285,15 +322,14 @@ class Scheduler:
         """
         ended: list[Choice] = []
         for chunk in batch.chunks:
-            prefill = chunk.prefill
-            prefill.position = chunk.stop
-            if chunk.last:
-                self._remove(prefill)
-                for choice in prefill.choices:
-                    choice.prefill = None
-                    self.decoding[choice.slot] = choice
-                if prefill.request.sampling.max_tokens == 0:
-                    ended += prefill.choices
+            chunk.prefill.position = chunk.stop
+        for prefill in batch.prompts:
+            self._remove(prefill)
+            for choice in prefill.choices:
+                choice.prefill = None
+                self.decoding[choice.slot] = choice
+            if prefill.request.sampling.max_tokens == 0:
+                ended += prefill.choices
         for choice in ended:
             self.release(choice)
         return ended
@@ -315,15 +351,15 @@ class Scheduler:
 
         Whatever made the step fail then fails by itself, and its neighbours go on where they were.
         """
-        for chunk in batch.chunks:
-            prefill = chunk.prefill
+        for prefill in [chunk.prefill for chunk in batch.chunks] + batch.known:
             self._remove(prefill)
             self.suspects.append(Prefill(prefill.request, prefill.token_ids, prefill.choices))
         for choice in batch.decoding:
             del self.decoding[choice.slot]
             self.suspects.append(Prefill(choice.request, (*choice.request.prompt_ids, *choice.tokens), [choice]))
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Give slots to those at the head of the queue, as long as they fit."""
         while (head := self.queue.head()) is not None and len(head.choices) <= len(self._free):
             self.queue.pop()
             for choice in head.choices:

@@ -59,6 +59,10 @@ class StatePool:
         """A copy of one slot, on the pool's device."""
         return State(shift=self.shift[slot].clone(), wkv=self.wkv[slot].clone())
 
+    def save(self, slot: int) -> State:
+        """A copy of one slot, on the host."""
+        return State(shift=self.shift[slot].to("cpu", copy=True), wkv=self.wkv[slot].to("cpu", copy=True))
+
     def write(self, slot: int, state: State) -> None:
         """Overwrite one slot."""
         self.shift[slot].copy_(state.shift)
