@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .backend import uses_triton
 from .rows import Rows
 from .slots import read_slots, write_slots
 
@@ -30,6 +31,10 @@ def token_shift(x: Tensor, shift: Tensor, rows: Rows) -> Tensor:
 
     Returns: [N, C], same dtype. Slot -1 reads as zero and is not written; empty rows change nothing.
     """
+    if uses_triton(shift.device.type):
+        from .triton import token_shift as kernels
+
+        return kernels.token_shift(x, shift, rows)
     slots, first, last = rows.slots, rows.starts[:-1], rows.starts[1:] - 1
     if rows.decode == len(rows.lengths):  # one token each: packed order is row order
         previous = read_slots(shift, slots)

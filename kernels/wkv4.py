@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .backend import uses_triton
 from .rows import Rows
 from .slots import read_slots, write_slots
 
@@ -46,6 +47,10 @@ def wkv4(k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, state: Tensor, 
 
     Returns: [N, C] float32. Slot -1 reads as zero and is not written; empty rows change nothing.
     """
+    if uses_triton(state.device.type):
+        from .triton import wkv4 as kernels
+
+        return kernels.wkv4(k, v, log_decay, bonus, state, rows)
     k, v = k.float(), v.float()
     y = torch.empty_like(v)
     if rows.decode:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .backend import uses_triton
 from .chunks import from_chunks, to_chunks
 from .rows import Rows
 from .slots import read_slots, write_slots
@@ -53,6 +54,10 @@ def wkv6(r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, stat
 
     Returns: [N, H, D] float32. Slot -1 reads as zero and is not written; empty rows change nothing.
     """
+    if uses_triton(state.device.type):
+        from .triton import wkv6 as kernels
+
+        return kernels.wkv6(r, k, v, log_decay, bonus, state, rows)
     r, k, v = r.float(), k.float(), v.float()
     y = torch.empty_like(v)
     if rows.decode:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .backend import uses_triton
 from .chunks import from_chunks, to_chunks
 from .rows import Rows
 from .slots import read_slots, write_slots
@@ -50,6 +51,10 @@ def wkv7(
 
     Returns: [N, H, D] float32. Slot -1 reads as zero and is not written; empty rows change nothing.
     """
+    if uses_triton(state.device.type):
+        from .triton import wkv7 as kernels
+
+        return kernels.wkv7(r, log_decay, k, v, kk, a, state, rows)
     r, k, v, kk, a = (x.float() for x in (r, k, v, kk, a))
     y = torch.empty_like(v)
     if rows.decode:

@@ -1,0 +1,213 @@
+/* Products with packed weights. A unit is UNIT_PANELS panels and all tokens; the tokens go in blocks, whose size is
+   chosen by the registers there are. Each output is one sum over the inputs in their order, whatever the block. */
+
+#define MAX_ROWS 6
+
+/* What becomes of one token's sums `acc` for `n` outputs from `from` on. */
+INLINE void finish(const Op *op, int64_t token, int64_t from, int64_t n, const float *acc) {
+    if (from + n > op->matrix.out) n = op->matrix.out - from;
+    float *to = row_of(&op->out[0], token) + from;
+    const float *gate = op->act == ACT_ADD_GATED ? row_of(&op->in[1], token) + from : acc;
+    for (int64_t i = 0; i < n; i += LANES) {
+        vf x = load(acc + i, n - i);
+        switch (op->act) {
+        case ACT_TANH: x = hyperbolic_tangent(x); break;
+        case ACT_SIGMOID: x = sigmoid(x); break;
+        case ACT_RELU2: x = larger(x, (vf){0}), x *= x; break;
+        case ACT_ADD: x += load(to + i, n - i); break;
+        case ACT_ADD_GATED: x = load(to + i, n - i) + load(gate + i, n - i) * x; break;
+        default: break;
+        }
+        store(to + i, x, n - i);
+    }
+}
+
+#define VECTORS (PANEL / LANES) /* of a panel */
+
+INLINE vf load_whole(const float *p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void block_f32(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
+    int64_t k_end = op->matrix.in, step = k_end * PANEL;
+    const float *w = (const float *)op->matrix.data + panel * step;
+    const float *x = row_of(&op->in[0], token);
+    int64_t stride = op->in[0].stride;
+    vf acc[MAX_ROWS][UNIT_PANELS * VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels * VECTORS; p++) acc[r][p] = (vf){0};
+    for (int64_t k = 0; k < k_end; k++) {
+        vf weight[UNIT_PANELS * VECTORS];
+        for (int p = 0; p < panels; p++)
+            for (int v = 0; v < VECTORS; v++)
+                weight[p * VECTORS + v] = load_whole(w + p * step + k * PANEL + v * LANES);
+        for (int r = 0; r < rows; r++) {
+            vf one = splat(x[r * stride + k]);
+            for (int p = 0; p < panels * VECTORS; p++) acc[r][p] += one * weight[p];
+        }
+    }
+    for (int r = 0; r < rows; r++) finish(op, token + r, panel * PANEL, panels * PANEL, (const float *)acc[r]);
+}
+
+#ifdef HAS_VNNI
+INLINE void block_bf16(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
+    int64_t pairs = op->matrix.stride / 2, step = pairs * PANEL, stride = op->in[0].stride / 2;
+    const uint32_t *w = (const uint32_t *)op->matrix.data + panel * step;
+    const uint32_t *x = (const uint32_t *)op->in[0].data + token * stride;
+    __m512 acc[MAX_ROWS][UNIT_PANELS];
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < pairs; k++) {
+        __m512i weight[UNIT_PANELS];
+        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(w + p * step + k * PANEL);
+        for (int r = 0; r < rows; r++) {
+            __m512i two = _mm512_set1_epi32((int)x[r * stride + k]);
+            for (int p = 0; p < panels; p++) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], (__m512bh)two, (__m512bh)weight[p]);
+        }
+    }
+    for (int r = 0; r < rows; r++) finish(op, token + r, panel * PANEL, panels * PANEL, (const float *)acc[r]);
+}
+#else
+INLINE void block_bf16(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
+    int64_t pairs = op->matrix.stride / 2, step = pairs * PANEL, stride = op->in[0].stride;
+    const uint32_t *w = (const uint32_t *)op->matrix.data + panel * step;
+    const uint16_t *x = (const uint16_t *)op->in[0].data + token * stride;
+    vf acc[MAX_ROWS][UNIT_PANELS * VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels * VECTORS; p++) acc[r][p] = (vf){0};
+    for (int64_t k = 0; k < pairs; k++)
+        for (int r = 0; r < rows; r++) {
+            uint32_t bits[2] = {(uint32_t)x[r * stride + 2 * k] << 16, (uint32_t)x[r * stride + 2 * k + 1] << 16};
+            float two[2];
+            memcpy(two, bits, sizeof two);
+            for (int p = 0; p < panels; p++)
+                for (int v = 0; v < VECTORS; v++) {
+                    vu pair;
+                    memcpy(&pair, w + p * step + k * PANEL + v * LANES, sizeof pair);
+                    acc[r][p * VECTORS + v] += splat(two[0]) * (vf)(pair << 16);
+                    acc[r][p * VECTORS + v] += splat(two[1]) * (vf)(pair & 0xffff0000u);
+                }
+        }
+    for (int r = 0; r < rows; r++) finish(op, token + r, panel * PANEL, panels * PANEL, (const float *)acc[r]);
+}
+#endif
+
+/* Scales one token's integer sums: the weights are stored 128 (INT8) higher than they are. */
+INLINE void finish_int8(const Op *op, int64_t token, int64_t from, int64_t n, const int32_t *sums) {
+    const int32_t *header = (const int32_t *)op->in[0].scale + token * op->in[0].scale_stride;
+    const float *scales = (const float *)op->matrix.scale + from;
+    float scale, acc[UNIT_PANELS * PANEL];
+    memcpy(&scale, header, sizeof scale);
+    int32_t excess = 128 * header[1];
+    if (from + n > op->matrix.out) n = op->matrix.out - from;
+    for (int64_t i = 0; i < n; i++) acc[i] = (float)(sums[i] - excess) * (scale * scales[i]);
+    finish(op, token, from, n, acc);
+}
+
+#ifdef HAS_VNNI
+INLINE void block_int8(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
+    int64_t fours = op->matrix.stride / 4, step = fours * PANEL, stride = op->in[0].stride / 4;
+    const uint32_t *w = (const uint32_t *)op->matrix.data + panel * step;
+    const uint32_t *x = (const uint32_t *)op->in[0].data + token * stride;
+    __m512i acc[MAX_ROWS][UNIT_PANELS];
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_si512();
+    for (int64_t k = 0; k < fours; k++) {
+        __m512i weight[UNIT_PANELS];
+        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(w + p * step + k * PANEL);
+        for (int r = 0; r < rows; r++) {
+            __m512i four = _mm512_set1_epi32((int)x[r * stride + k]);
+            for (int p = 0; p < panels; p++) acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], weight[p], four);
+        }
+    }
+    for (int r = 0; r < rows; r++) finish_int8(op, token + r, panel * PANEL, panels * PANEL, (const int32_t *)acc[r]);
+}
+
+INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
+    int64_t groups = op->matrix.stride / 32, stride = op->in[0].stride / 4;
+    const uint8_t *w = (const uint8_t *)op->matrix.data + panel * groups * 256;
+    const uint16_t *scales = (const uint16_t *)op->matrix.scale + panel * groups * PANEL;
+    const uint32_t *x = (const uint32_t *)op->in[0].data + token * stride;
+    const int32_t *header = (const int32_t *)op->in[0].scale + token * op->in[0].scale_stride;
+    const __m512i low_half = _mm512_set1_epi8(15);
+    __m512 acc[MAX_ROWS][UNIT_PANELS];
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; g++) {
+        __m512i sums[MAX_ROWS][UNIT_PANELS];
+        for (int r = 0; r < rows; r++)
+            for (int p = 0; p < panels; p++)
+                sums[r][p] = _mm512_set1_epi32(-8 * header[r * op->in[0].scale_stride + 2 + g]);
+        for (int m = 0; m < 4; m++)
+            for (int p = 0; p < panels; p++) {
+                __m512i both = _mm512_loadu_si512(w + (p * groups + g) * 256 + m * 64);
+                __m512i low = _mm512_and_si512(both, low_half);
+                __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_half);
+                for (int r = 0; r < rows; r++) {
+                    const uint32_t *fours = x + r * stride + g * 8 + m * 2;
+                    sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], low, _mm512_set1_epi32((int)fours[0]));
+                    sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], high, _mm512_set1_epi32((int)fours[1]));
+                }
+            }
+        for (int p = 0; p < panels; p++) {
+            __m256i half = _mm256_loadu_si256((const void *)(scales + (p * groups + g) * PANEL));
+            __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+            for (int r = 0; r < rows; r++) acc[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][p]), scale, acc[r][p]);
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        float scale;
+        memcpy(&scale, header + r * op->in[0].scale_stride, sizeof scale);
+        for (int p = 0; p < panels; p++) acc[r][p] *= scale;
+        finish(op, token + r, panel * PANEL, panels * PANEL, (const float *)acc[r]);
+    }
+}
+#else
+INLINE void block_int8(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
+    int64_t fours = op->matrix.stride / 4, step = fours * PANEL * 4, stride = op->in[0].stride;
+    for (int r = 0; r < rows; r++) {
+        int32_t acc[UNIT_PANELS * PANEL] = {0};
+        const int8_t *x = (const int8_t *)op->in[0].data + (token + r) * stride;
+        for (int p = 0; p < panels; p++) {
+            const uint8_t *w = (const uint8_t *)op->matrix.data + (panel + p) * step;
+            for (int64_t k = 0; k < fours; k++, w += PANEL * 4)
+                for (int o = 0; o < PANEL; o++)
+                    for (int j = 0; j < 4; j++) acc[p * PANEL + o] += (int32_t)w[o * 4 + j] * x[k * 4 + j];
+        }
+        finish_int8(op, token + r, panel * PANEL, panels * PANEL, acc);
+    }
+}
+
+INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
+    int64_t groups = op->matrix.stride / 32, stride = op->in[0].stride;
+    for (int r = 0; r < rows; r++) {
+        const int32_t *header = (const int32_t *)op->in[0].scale + (token + r) * op->in[0].scale_stride;
+        const int8_t *x = (const int8_t *)op->in[0].data + (token + r) * stride;
+        float acc[UNIT_PANELS * PANEL] = {0}, scale;
+        memcpy(&scale, header, sizeof scale);
+        for (int p = 0; p < panels; p++)
+            for (int64_t g = 0; g < groups; g++) {
+                const uint8_t *w = (const uint8_t *)op->matrix.data + ((panel + p) * groups + g) * 256;
+                const uint16_t *scales = (const uint16_t *)op->matrix.scale + ((panel + p) * groups + g) * PANEL;
+                int32_t sums[PANEL];
+                for (int o = 0; o < PANEL; o++) sums[o] = -8 * header[2 + g];
+                for (int m = 0; m < 4; m++)
+                    for (int o = 0; o < PANEL; o++)
+                        for (int j = 0; j < 4; j++) {
+                            int32_t both = w[m * 64 + o * 4 + j];
+                            sums[o] += (both & 15) * x[g * 32 + m * 8 + j] + (both >> 4) * x[g * 32 + m * 8 + 4 + j];
+                        }
+                for (int o = 0; o < PANEL; o++) {
+                    uint32_t bits = (uint32_t)scales[o] << 16;
+                    float group_scale;
+                    memcpy(&group_scale, &bits, sizeof bits);
+                    acc[p * PANEL + o] += (float)sums[o] * group_scale;
+                }
+            }
+        for (int i = 0; i < panels * PANEL; i++) acc[i] *= scale;
+        finish(op, token + r, panel * PANEL, panels * PANEL, acc);
+    }
+}
+#endif

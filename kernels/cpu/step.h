@@ -1,0 +1,94 @@
+/* One native call runs a program: a list of ops over the tokens of a step, split into units that a team of threads
+   takes one by one. Each unit is computed by one thread in a fixed order, so no result depends on the number of threads
+   or on what else is in the batch. The structs are mirrored, field by field, in library.py. */
+#ifndef ROOKERY_STEP_H
+#define ROOKERY_STEP_H
+
+#include <stdint.h>
+
+enum { OP_EMBED, OP_MIX, OP_LERP, OP_PACK, OP_MATMUL, OP_WKV4, OP_WKV6, OP_WKV7 };
+enum { ACT_NONE, ACT_TANH, ACT_SIGMOID, ACT_RELU2, ACT_ADD, ACT_ADD_GATED };
+enum { F32, BF16, INT8, INT4, F16 };
+
+/* Activations, row-major, one row a token. F32: floats. BF16: the upper halves of floats. INT8: signed, with
+   `scale` holding for each row: its scale (float), the sum of its numbers, the sums of each 32 of them (int32). */
+typedef struct {
+    void *data;
+    void *scale;
+    int32_t width;  /* numbers of a row */
+    int32_t stride; /* from row to row; what lies between is zero */
+    int32_t scale_stride;
+    int32_t format;
+} Buffer;
+
+/* A weight [out, in] in panels of 16 outputs, zeros where a size is no multiple:
+   F32  [panel][in][16]; BF16 [panel][in/2][16][2], in a multiple of 32;
+   INT8 [panel][in/4][16][4], in a multiple of 64, value + 128, scale [out];
+   INT4 [panel][in/32][4][16][4], value + 8, two fours of inputs a byte, scale bf16 [panel][in/32][16].
+   Of OP_EMBED: a plain table [vocabulary, width]. */
+typedef struct {
+    const void *data;
+    const void *scale;
+    int32_t out, in;
+    int32_t stride; /* `in`, rounded up */
+    int32_t format;
+} Matrix;
+
+typedef struct {
+    int32_t kind;
+    int32_t last; /* whether the next op reads what this one writes: all wait for each other here */
+    int32_t act;
+    int32_t count;
+    int32_t heads, head_size;
+    float eps;
+    int32_t first_vector; /* of a mix: where the shares start in `vec` */
+    int64_t offset;       /* of this layer in a slot of the states, in floats; -1 for no state */
+    Matrix matrix;
+    Buffer in[8];
+    Buffer out[6];
+    const float *vec[8];
+} Op;
+
+typedef struct {
+    int64_t tokens, rows;
+    const int64_t *ids;    /* [tokens] */
+    const int64_t *slots;  /* [rows]; -1: state reads as zero and is not written */
+    const int64_t *starts; /* [rows + 1] */
+    float *shift, *wkv;    /* states, slot by slot */
+    int64_t shift_stride, wkv_stride;
+} Call;
+
+#define SCRATCH_FLOATS (64 * 1024) /* per thread; holds one head's state of up to 256 x 256 */
+#define PANEL 16
+#define UNIT_PANELS 4
+#define MIX_TOKENS 4
+#define CHANNELS 64
+
+typedef void (*Run)(const Op *op, const Call *call, int64_t unit, float *scratch);
+
+typedef struct {
+    const char *name;
+    Run embed, mix, lerp, pack, wkv4, wkv6, wkv7;
+    Run matmul[4]; /* by format of the matrix */
+} Tier;
+
+extern const Tier tier_portable, tier_avx2, tier_avx512;
+
+/* amx.c: products of 16 rows and more by the matrix unit. */
+int amx_start(void);
+void amx_enter(void);
+void amx_leave(void);
+void amx_matmul_bf16(const Op *op, const Call *call, int64_t unit, float *scratch);
+void amx_matmul_int8(const Op *op, const Call *call, int64_t unit, float *scratch);
+
+/* team.c */
+typedef struct Team Team;
+Team *rookery_team(int threads);
+void rookery_free(Team *team);
+int rookery_threads(const Team *team);
+void rookery_run(Team *team, const Tier *tier, const Op *ops, int64_t count, const Call *call);
+const Tier *rookery_tier(const char *name);
+const char *rookery_tier_name(const Tier *tier);
+int64_t rookery_op_size(void);
+
+#endif

@@ -1,0 +1,231 @@
+/* The team of threads and the walk through a program.
+
+   A phase is a run of ops up to one marked `last`. Its units are taken from a counter, and it is over when all are done,
+   not when all threads have come: one that the system has put aside holds up nobody, unless it sits on a unit. Idle
+   threads spin for some microseconds, then sleep. */
+#define _GNU_SOURCE
+#include "step.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_THREADS = 256, SPINS_IDLE = 400, SPINS_PHASE = 4000 };
+
+#if defined(__x86_64__)
+#define PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define PAUSE() __asm__ volatile("yield")
+#else
+#define PAUSE() ((void)0)
+#endif
+
+typedef struct {
+    _Alignas(64) atomic_llong next;
+    atomic_llong done;
+} Phase;
+
+typedef struct {
+    Team *team;
+    pthread_t thread;
+    float *scratch;
+} Member;
+
+struct Team {
+    int threads;
+    Member members[MAX_THREADS];
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    atomic_int sleeping, active, open, leaving;
+    atomic_llong generation;
+    Phase *phases;
+    int64_t phase_room;
+    const Tier *tier;
+    const Op *ops;
+    int64_t count;
+    const Call *call;
+    int amx;
+};
+
+static int64_t units_of(const Op *op, const Call *call) {
+    int64_t tokens = call->tokens;
+    switch (op->kind) {
+    case OP_MATMUL: {
+        int64_t panels = (op->matrix.out + PANEL - 1) / PANEL;
+        return (panels + UNIT_PANELS - 1) / UNIT_PANELS;
+    }
+    case OP_WKV4:
+        return call->rows * ((op->in[0].width + CHANNELS - 1) / CHANNELS);
+    case OP_WKV6:
+    case OP_WKV7:
+        return call->rows * op->heads;
+    default:
+        return (tokens + MIX_TOKENS - 1) / MIX_TOKENS;
+    }
+}
+
+static Run run_of(const Team *team, const Op *op) {
+    const Tier *tier = team->tier;
+    switch (op->kind) {
+    case OP_EMBED: return tier->embed;
+    case OP_MIX: return tier->mix;
+    case OP_LERP: return tier->lerp;
+    case OP_PACK: return tier->pack;
+    case OP_WKV4: return tier->wkv4;
+    case OP_WKV6: return tier->wkv6;
+    case OP_WKV7: return tier->wkv7;
+    default: break;
+    }
+    if (team->amx && tier == &tier_avx512) { /* INT8 is exact either way; BF16 sums in another order */
+        if (op->matrix.format == INT8 && team->call->tokens >= 4) return amx_matmul_int8;
+        if (op->matrix.format == BF16 && team->call->tokens >= 8) return amx_matmul_bf16;
+    }
+    return tier->matmul[op->matrix.format];
+}
+
+static void walk(Team *team, float *scratch) {
+    const Op *op = team->ops, *end = op + team->count;
+    if (team->amx) amx_enter();
+    for (Phase *phase = team->phases; op < end; phase++) {
+        const Op *stop = op;
+        int64_t total = 0;
+        do total += units_of(stop, team->call);
+        while (!(stop++)->last && stop < end);
+        int64_t taken = 0, first = 0; /* `op` holds the units from `first` on */
+        int64_t own = op < stop ? units_of(op, team->call) : 0;
+        for (;;) {
+            int64_t unit = atomic_fetch_add_explicit(&phase->next, 1, memory_order_relaxed);
+            if (unit >= total) break;
+            while (unit >= first + own) {
+                first += own;
+                own = units_of(++op, team->call);
+            }
+            run_of(team, op)(op, team->call, unit - first, scratch);
+            taken++;
+        }
+        if (taken) atomic_fetch_add_explicit(&phase->done, taken, memory_order_acq_rel);
+        for (int spins = 0; atomic_load_explicit(&phase->done, memory_order_acquire) < total; spins++) {
+            if (spins < SPINS_PHASE) PAUSE();
+            else sched_yield();
+        }
+        op = stop;
+    }
+    if (team->amx) amx_leave();
+}
+
+static void *helper(void *argument) {
+    Member *member = argument;
+    Team *team = member->team;
+    long long seen = 0;
+    for (;;) {
+        int spins = 0;
+        while (atomic_load(&team->generation) == seen && spins++ < SPINS_IDLE) PAUSE();
+        if (atomic_load(&team->generation) == seen) {
+            pthread_mutex_lock(&team->lock);
+            atomic_fetch_add(&team->sleeping, 1);
+            while (atomic_load(&team->generation) == seen) pthread_cond_wait(&team->wake, &team->lock);
+            atomic_fetch_sub(&team->sleeping, 1);
+            pthread_mutex_unlock(&team->lock);
+        }
+        seen = atomic_load(&team->generation);
+        if (atomic_load(&team->leaving)) return NULL;
+        atomic_fetch_add(&team->active, 1); /* before looking: the next run waits until nobody is left in this one */
+        if (atomic_load(&team->open)) walk(team, member->scratch);
+        atomic_fetch_sub(&team->active, 1);
+    }
+}
+
+static void next_generation(Team *team) {
+    atomic_fetch_add(&team->generation, 1);
+    if (atomic_load(&team->sleeping)) {
+        pthread_mutex_lock(&team->lock);
+        pthread_cond_broadcast(&team->wake);
+        pthread_mutex_unlock(&team->lock);
+    }
+}
+
+void rookery_run(Team *team, const Tier *tier, const Op *ops, int64_t count, const Call *call) {
+    while (atomic_load(&team->active)) sched_yield();
+    if (count > team->phase_room) {
+        free(team->phases);
+        team->phases = aligned_alloc(64, sizeof(Phase) * (size_t)count);
+        if (!team->phases) abort();
+        team->phase_room = count;
+    }
+    memset((void *)team->phases, 0, sizeof(Phase) * (size_t)count);
+    team->tier = tier;
+    team->ops = ops;
+    team->count = count;
+    team->call = call;
+    if (team->threads > 1) {
+        atomic_store(&team->open, 1);
+        next_generation(team);
+    }
+    walk(team, team->members[0].scratch);
+    atomic_store(&team->open, 0);
+    while (atomic_load(&team->active)) PAUSE(); /* `call` ends with this function */
+}
+
+Team *rookery_team(int threads) {
+    if (threads < 1 || threads > MAX_THREADS) return NULL;
+    Team *team = calloc(1, sizeof(Team));
+    if (!team) return NULL;
+    pthread_mutex_init(&team->lock, NULL);
+    pthread_cond_init(&team->wake, NULL);
+    team->amx = amx_start();
+    for (int i = 0; i < threads; i++) {
+        Member *member = &team->members[i];
+        member->team = team;
+        member->scratch = aligned_alloc(64, SCRATCH_FLOATS * sizeof(float));
+        if (!member->scratch) break;
+        if (i > 0 && pthread_create(&member->thread, NULL, helper, member)) {
+            free(member->scratch);
+            break;
+        }
+        team->threads = i + 1;
+    }
+    if (team->threads == 0) {
+        free(team);
+        return NULL;
+    }
+    return team;
+}
+
+void rookery_free(Team *team) {
+    atomic_store(&team->leaving, 1);
+    next_generation(team);
+    for (int i = 0; i < team->threads; i++) {
+        if (i > 0) pthread_join(team->members[i].thread, NULL);
+        free(team->members[i].scratch);
+    }
+    pthread_cond_destroy(&team->wake);
+    pthread_mutex_destroy(&team->lock);
+    free(team->phases);
+    free(team);
+}
+
+int rookery_threads(const Team *team) { return team->threads; }
+
+int64_t rookery_op_size(void) { return (int64_t)sizeof(Op); }
+
+/* The best tier of this machine, or the one of that name; NULL where the machine lacks it. */
+const Tier *rookery_tier(const char *name) {
+    const Tier *best = &tier_portable;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                 __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+    if (avx2) best = &tier_avx2;
+    if (avx512) best = &tier_avx512;
+    if (!name[0]) return best;
+    if (!strcmp(name, tier_avx2.name)) return avx2 ? &tier_avx2 : NULL;
+    if (!strcmp(name, tier_avx512.name)) return avx512 ? &tier_avx512 : NULL;
+#endif
+    return !name[0] || !strcmp(name, best->name) || !strcmp(name, "portable") ? (name[0] ? &tier_portable : best) : NULL;
+}
+
+const char *rookery_tier_name(const Tier *tier) { return tier->name; }

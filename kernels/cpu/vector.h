@@ -1,0 +1,86 @@
+/* Vectors of LANES floats, the functions of them that C lacks, and sums in a fixed order. Included once per tier. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define KERNEL __attribute__((target(TARGET)))
+#define INLINE KERNEL static inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+typedef int8_t vb __attribute__((vector_size(LANES)));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+
+INLINE vf splat(float x) { return x - (vf){0}; }
+
+/* `left` numbers are there from p on; what is missing reads as zero. */
+INLINE vf load(const float *p, int64_t left) {
+    vf v = {0};
+    if (left >= LANES) memcpy(&v, p, sizeof v);
+    else memcpy(&v, p, (size_t)left * sizeof(float));
+    return v;
+}
+
+INLINE void store(float *p, vf v, int64_t left) {
+    if (left >= LANES) memcpy(p, &v, sizeof v);
+    else memcpy(p, &v, (size_t)left * sizeof(float));
+}
+
+/* The first `left` lanes, zeros after them. */
+INLINE vf only(vf v, int64_t left) {
+    float a[LANES] = {0};
+    store(a, v, left);
+    return load(a, LANES);
+}
+
+INLINE vf choose(vi condition, vf yes, vf no) { return (vf)((condition & (vi)yes) | (~condition & (vi)no)); }
+INLINE vf larger(vf a, vf b) { return choose(a > b, a, b); }
+INLINE vf smaller(vf a, vf b) { return choose(a < b, a, b); }
+INLINE vf magnitude(vf a) { return (vf)((vi)a & 0x7fffffff); }
+
+INLINE float sum(vf v) {
+    float a[LANES];
+    memcpy(a, &v, sizeof a);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) a[i] += a[i + half];
+    return a[0];
+}
+
+INLINE float largest(vf v) {
+    float a[LANES];
+    memcpy(a, &v, sizeof a);
+    for (int i = 1; i < LANES; i++) a[0] = a[i] > a[0] ? a[i] : a[0];
+    return a[0];
+}
+
+#define ROUND_TO_INTEGER 12582912.0f /* 1.5 * 2^23: adding it pushes the fraction out */
+
+/* To 2 units in the last place; 0 below -87.3. Cody and Waite's reduction, Cephes' polynomial. */
+INLINE vf exponential(vf x) {
+    vi tiny = x < -87.3f;
+    x = smaller(larger(x, splat(-87.3f)), splat(88.0f));
+    vf n = x * 1.44269504f + ROUND_TO_INTEGER;
+    n -= ROUND_TO_INTEGER;
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    vi power = (__builtin_convertvector(n, vi) + 127) << 23;
+    return choose(tiny, (vf){0}, p * (vf)power);
+}
+
+INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
+INLINE vf hyperbolic_tangent(vf x) { return 1.0f - 2.0f / (exponential(x + x) + 1.0f); }
+
+/* The upper half of each float, rounded to nearest even; a NaN stays one. */
+INLINE vh to_bf16(vf x) {
+    vu u = (vu)x;
+    vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    vu quiet = (u >> 16) | 0x40;
+    vu is_nan = (vu)((u & 0x7fffffff) > 0x7f800000);
+    return __builtin_convertvector((rounded & ~is_nan) | (quiet & is_nan), vh);
+}

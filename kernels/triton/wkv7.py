@@ -1,0 +1,174 @@
+"""WKV of RWKV-7 in Triton: one recurrent kernel for decode and short rows, and the chunked form for prompts.
+
+Verified in Triton's interpreter only. The mathematics is that of `rookery.kernels.wkv7`; the chunked form's factors
+are taken relative to the decay in the middle of 16 tokens, and its triangular system is solved by substitution.
+"""
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..rows import Rows
+from .chunk_scan import chunk_count, scan_chunks
+from .tiles import CHUNK, find_chunk, fit, key_block, matmul, operand_dtype, value_block
+
+
+@triton.jit
+def _recurrent_kernel(
+    r_ptr, log_decay_ptr, k_ptr, v_ptr, kk_ptr, a_ptr, state_ptr, slots_ptr, starts_ptr, y_ptr, state_stride, heads,
+    D: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, DECODE: tl.constexpr,
+):  # fmt: skip
+    """One program a (row, head, block of values): its part of the state stays in registers over the row's tokens."""
+    row, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    slot = tl.load(slots_ptr + row)
+    key = tl.arange(0, BLOCK_K)
+    value = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
+    in_key, in_value = key < D, value < D
+    held = state_ptr + slot * state_stride + head * D * D + value[:, None] * D + key[None, :]
+    live = (value < tl.where(slot >= 0, D, 0))[:, None] & in_key[None, :]
+    s = tl.load(held, mask=live, other=0.0).to(tl.float32)
+    if DECODE:
+        first = row
+        stop = row + 1
+    else:
+        first = tl.load(starts_ptr + row)
+        stop = tl.load(starts_ptr + row + 1)
+    for t in range(first, stop):
+        at = (t * heads + head) * D
+        r = tl.load(r_ptr + at + key, mask=in_key, other=0.0).to(tl.float32)
+        decay = tl.exp(tl.load(log_decay_ptr + at + key, mask=in_key, other=0.0).to(tl.float32))
+        k = tl.load(k_ptr + at + key, mask=in_key, other=0.0).to(tl.float32)
+        kk = tl.load(kk_ptr + at + key, mask=in_key, other=0.0).to(tl.float32)
+        a = tl.load(a_ptr + at + key, mask=in_key, other=0.0).to(tl.float32)
+        v = tl.load(v_ptr + at + value, mask=in_value, other=0.0).to(tl.float32)
+        removed = tl.sum(s * kk[None, :], 1)
+        s = s * decay[None, :] - removed[:, None] * (kk * a)[None, :] + v[:, None] * k[None, :]
+        tl.store(y_ptr + at + value, tl.sum(s * r[None, :], 1), mask=in_value)
+    tl.store(held, s.to(state_ptr.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _chunk_kernel(
+    r_ptr, log_decay_ptr, k_ptr, v_ptr, kk_ptr, a_ptr, starts_ptr,
+    read_ptr, remove_ptr, removed_ptr, write_ptr, back_ptr, kept_ptr, y_ptr, rows, heads,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    """What a chunk does to any state S, [key, value], for one head:
+
+        u = remove S + removed        y += read S        S' = kept S + write^T v + back^T u
+
+    One program a (chunk, head), all at the same time.
+    """
+    head = tl.program_id(1)
+    start, stop = find_chunk(tl.program_id(0), starts_ptr, rows, BLOCK_ROWS)
+    if start < stop:
+        operand = read_ptr.dtype.element_ty
+        i = tl.arange(0, CHUNK)
+        channel = tl.arange(0, BLOCK_D)
+        at = ((start + i).to(tl.int64) * heads + head)[:, None] * D + channel[None, :]
+        mask = (start + i < stop)[:, None] & (channel < D)[None, :]
+        r = tl.load(r_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        log_decay = tl.load(log_decay_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        k = tl.load(k_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        v = fit(tl.load(v_ptr + at, mask=mask, other=0.0).to(tl.float32), operand)
+        kk = tl.load(kk_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        b = kk * tl.load(a_ptr + at, mask=mask, other=0.0).to(tl.float32)
+
+        c = tl.cumsum(log_decay, 0)
+        total = tl.sum(log_decay, 0)[None, :]
+        middle = tl.sum(tl.where((i < CHUNK // 2)[:, None], log_decay, 0.0), 0)[None, :]
+        kk_fore = fit(-kk * tl.exp(c - log_decay - middle), operand)
+        r_fore = fit(r * tl.exp(c - middle), operand)
+        b_back = tl.trans(fit(b * tl.exp(middle - c), operand))
+        k_back = tl.trans(fit(k * tl.exp(middle - c), operand))
+        below = i[:, None] > i[None, :]
+        upto = i[:, None] >= i[None, :]
+        kk_b = tl.where(below, matmul(kk_fore, b_back), 0.0)
+        kk_k = tl.where(below, matmul(kk_fore, k_back), 0.0)
+        r_b = tl.where(upto, matmul(r_fore, b_back), 0.0)
+        r_k = tl.where(upto, matmul(r_fore, k_back), 0.0)
+
+        # (1 - kk_b)^-1, row after row: a series of products would diverge where keys repeat
+        inverse = (i[:, None] == i[None, :]).to(tl.float32)
+        for n in tl.static_range(1, CHUNK):
+            weights = tl.sum(tl.where((i == n)[:, None], kk_b, 0.0), 0)
+            line = tl.sum(weights[:, None] * inverse, 0)
+            inverse = tl.where((i == n)[:, None], inverse + line[None, :], inverse)
+        inverse = fit(inverse, operand)
+
+        remove = fit(matmul(inverse, fit(-kk * tl.exp(c - log_decay), operand)), operand)
+        removed = matmul(inverse, fit(matmul(fit(kk_k, operand), v), operand))
+        r_b = fit(r_b, operand)
+        read = r * tl.exp(c) + matmul(r_b, remove)
+        y = matmul(fit(r_k, operand), v) + matmul(r_b, fit(removed, operand))
+
+        tl.store(read_ptr + at, fit(read, operand), mask=mask)
+        tl.store(remove_ptr + at, remove, mask=mask)
+        tl.store(removed_ptr + at, removed, mask=mask)
+        tl.store(write_ptr + at, fit(k * tl.exp(total - c), operand), mask=mask)
+        tl.store(back_ptr + at, fit(b * tl.exp(total - c), operand), mask=mask)
+        tl.store(y_ptr + at, y, mask=mask)
+        kept_at = (tl.program_id(0).to(tl.int64) * heads + head) * D + channel
+        tl.store(kept_ptr + kept_at, tl.exp(tl.sum(log_decay, 0)), mask=channel < D)
+
+
+def wkv7(
+    r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor, state: Tensor, rows: Rows
+) -> Tensor:
+    """`rookery.kernels.wkv7.wkv7`: decode rows by the recurrence, prefill rows in chunks."""
+    y = torch.empty(v.shape, dtype=torch.float32, device=v.device)
+    r, log_decay, k, v, kk, a = (x.contiguous() for x in (r, log_decay, k, v, kk, a))
+    if rows.decode:
+        recurrent(r, log_decay, k, v, kk, a, state, rows.slots[: rows.decode], None, y)
+    if len(rows.lengths) > rows.decode and rows.tokens > rows.decode:
+        tokens = rows.tokens - rows.decode
+        slots, starts = rows.slots[rows.decode :], rows.starts[rows.decode :]
+        chunked(r, log_decay, k, v, kk, a, state, slots, starts, y, tokens)
+    return y
+
+
+def recurrent(
+    r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor,
+    state: Tensor, slots: Tensor, starts: Tensor | None, y: Tensor,
+) -> None:  # fmt: skip
+    """Token after token; fills y.
+
+    Args:
+        r, log_decay, k, v, kk, a: [N, H, D], contiguous.
+        state: [S, H, D, D] float32 or float16, dense but for its first axis.
+        slots: [R] int64.
+        starts: [R + 1] int64; None when row i is token i alone.
+        y: [N, H, D] float32.
+    """
+    _, heads, head_size = v.shape
+    block_v = value_block(len(slots) * heads, head_size)
+    _recurrent_kernel[(triton.cdiv(head_size, block_v), heads, len(slots))](
+        r, log_decay, k, v, kk, a, state, slots, slots if starts is None else starts, y, state.stride(0), heads,
+        D=head_size, BLOCK_K=key_block(head_size), BLOCK_V=block_v, DECODE=starts is None,
+        num_warps=4 if block_v > 16 else 2,
+    )  # fmt: skip
+
+
+def chunked(
+    r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor,
+    state: Tensor, slots: Tensor, starts: Tensor, y: Tensor, tokens: int, operands: torch.dtype | None = None,
+) -> None:  # fmt: skip
+    """Sixteen tokens at a time; fills y. Arguments as `recurrent`.
+
+    Args:
+        tokens: at least starts[-1] - starts[0].
+        operands: float32 or float16, what the products take; by default as the inputs ask for.
+    """
+    _, heads, head_size = v.shape
+    operands = operands or operand_dtype(r)
+    read, remove, write, back = (torch.empty(v.shape, dtype=operands, device=v.device) for _ in range(4))
+    removed = torch.empty(v.shape, dtype=torch.float32, device=v.device)
+    chunks = chunk_count(tokens, len(slots))
+    kept = torch.empty(chunks, heads, head_size, dtype=torch.float32, device=v.device)
+    _chunk_kernel[(chunks, heads)](
+        r, log_decay, k, v, kk, a, starts, read, remove, removed, write, back, kept, y, len(slots), heads,
+        D=head_size, BLOCK_D=key_block(head_size), BLOCK_ROWS=triton.next_power_of_2(len(slots)), num_warps=4,
+    )  # fmt: skip
+    scan_chunks(read, write, v, kept, y, state, slots, starts, removal=(remove, removed, back))
