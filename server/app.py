@@ -24,6 +24,7 @@ from starlette.routing import Match
 from .. import __version__
 from .api import chat, completions, docs, health, models, tokens
 from .api.auth import KeyGuard, read_keys
+from .api.page import page_router
 from .config import Config
 from .edge.answers import error_headers
 from .edge.body import BodyGuard
@@ -69,6 +70,7 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
     app.state.service = Service(config, engine, app.state.metrics)
     for router in (chat.router, completions.router, tokens.router, models.router, health.router, docs.router):
         app.include_router(router)
+    app.include_router(page_router())
     app.add_exception_handler(RookeryError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)

@@ -19,6 +19,8 @@ from ..errors import StartupError, Unauthorized
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 """Without a key: whether the server lives, and the static page."""
+OPEN_FOLDER = "/web/"
+"""The page's own files, which hold nothing of anybody."""
 
 _MAX_KEY_BYTES = 1024
 
@@ -74,7 +76,7 @@ class KeyGuard:
             key = _bearer(scope)
             if key is not None and self._known(key):
                 state["tenant"] = tenant_of(key)
-            elif scope["path"] not in OPEN_PATHS:
+            elif scope["path"] not in OPEN_PATHS and not scope["path"].startswith(OPEN_FOLDER):
                 message = (
                     "this server needs an API key: send it as `Authorization: Bearer KEY`"
                     if key is None

@@ -1,0 +1,97 @@
+// The turns of a conversation, or a welcome where there are none yet. Follows a growing reply while the reader is at
+// the end, and stays where the reader has scrolled to.
+
+import { html, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { send } from "../chat.js";
+import { inBytes } from "../memory.js";
+import { currentModel } from "../store.js";
+import { branches, ROOT, shownTurns } from "../tree.js";
+import { Icon, IconButton } from "./icons.js";
+import { Message } from "./message.js";
+
+const NEAR_PX = 80;
+
+/** @param {{state: import("../store.js").State, conversation: import("../tree.js").Conversation}} props */
+export function Thread({ state, conversation }) {
+  const box = useRef(/** @type {HTMLElement | null} */ (null));
+  const following = useRef(true);
+  const [away, setAway] = useState(false);
+  const turns = shownTurns(conversation);
+  const running = !!state.running[conversation.id];
+
+  function toEnd() {
+    following.current = true;
+    if (box.current) box.current.scrollTop = box.current.scrollHeight;
+  }
+  function onScroll() {
+    const { scrollTop, scrollHeight, clientHeight } = /** @type {HTMLElement} */ (box.current);
+    following.current = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    setAway(!following.current);
+  }
+  useLayoutEffect(() => {
+    if (following.current) toEnd();
+  });
+  useLayoutEffect(toEnd, [turns.length]);
+
+  return html`<div class="thread" ref=${box} onScroll=${onScroll}>
+    ${turns.length
+      ? html`<ol class="turns" aria-label="Messages" aria-busy=${running}>
+          ${turns.map((turn, index) => {
+            const { ids, index: place } = branches(conversation, turn);
+            const isRunning = running && index === turns.length - 1;
+            return html`<${Message}
+              key=${turn.id}
+              turn=${turn}
+              count=${ids.length}
+              place=${place}
+              running=${isRunning}
+              busy=${running}
+              last=${index === turns.length - 1}
+            />`;
+          })}
+        </ol>`
+      : html`<${Welcome} state=${state} continued=${!!conversation.turns[ROOT].session} />`}
+    ${away &&
+    turns.length > 0 &&
+    html`<div class="to-end"><${IconButton} icon="down" label="To the end" onClick=${() => (toEnd(), setAway(false))} /></div>`}
+  </div>`;
+}
+
+const IDEAS = ["Hello! What can you do?", "Write a short poem about rooks.", "Explain recursion with a small Python example."];
+
+/** @param {{state: import("../store.js").State, continued: boolean}} props */
+function Welcome({ state, continued }) {
+  const model = currentModel();
+  return html`<section class="welcome">
+    <div class="crest"><${Icon} name="bird" /></div>
+    <h2>${state.phase === "ready" ? "What shall we talk about?" : waiting(state)}</h2>
+    ${state.phase === "loading" && html`<progress value=${state.progress ?? undefined} aria-label="Loading the model"></progress>`}
+    ${continued && html`<p>This chat goes on from a stored state: the model remembers what was said, this page cannot show it.</p>`}
+    ${model?.meta &&
+    html`<p>
+      <b>${model.id}</b> is an RWKV-${model.meta.version} model. It remembers a chat in <b>${inBytes(model.meta.state_bytes)}</b>,
+      however long the chat gets.
+    </p>`}
+    ${model?.meta?.demo && html`<${DemoNotice} />`}
+    ${model &&
+    html`<ul class="ideas">
+      ${IDEAS.map((idea) => html`<li key=${idea}><button type="button" onClick=${() => send(idea)}>${idea}</button></li>`)}
+    </ul>`}
+  </section>`;
+}
+
+function DemoNotice() {
+  return html`<p class="notice">
+    This is the small built-in model. It is here so that everything can be tried at once; it knows very little and makes
+    things up. Serve a real one with <code>rookery serve MODEL</code>.
+  </p>`;
+}
+
+/** @param {import("../store.js").State} state */
+function waiting({ phase, progress }) {
+  if (phase === "loading") return progress ? `The model is loading: ${Math.round(progress * 100)} %` : "The model is loading …";
+  if (phase === "locked") return "This server needs an API key";
+  if (phase === "unreachable") return "The server does not answer; trying again …";
+  if (phase === "failed") return "The server could not load its model; its log says why";
+  return "Connecting …";
+}
