@@ -132,6 +132,25 @@ def chat(
         raise StartupError(str(error), "start one with `rookery serve`, or check --base-url and the key") from error
 
 
+@app.command
+def pull(name: str | None = None, /, *, revision: str | None = None) -> int:
+    """Download a published model, or go on with a download that was broken off.
+
+    Args:
+        name: An alias, org/repo or org/repo/file. Default: list the aliases.
+        revision: A branch, tag or commit of the repository.
+    """
+    from .pull import pull as pull_model
+    from .pull import render_aliases
+
+    if name is None:
+        Console().print(render_aliases())
+        return 0
+    pulled = pull_model(name, revision)
+    print(f"{pulled.path}{' (SHA-256 checked)' if pulled.checked else ''}\nrookery serve {pulled.reference}")
+    return 0
+
+
 @bench.command(name="engine")
 def bench_engine(
     *,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import StartupError
+from .hub import hub_errors, name_one_of, weights_files
 
 BUILT_IN = Path(__file__).parent.parent / "models" / "gosling" / "gosling.safetensors"
 WEIGHTS = (".pth", ".pt", ".safetensors")
@@ -58,7 +59,6 @@ def resolve_model(model: str | None) -> ResolvedModel:
 def _from_hub(reference: str) -> ResolvedModel:
     """`hf:org/repo[/file][@revision]`, from the local hub cache or downloaded (resumable, with progress)."""
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, _, revision = reference.removeprefix("hf:").partition("@")
     parts = name.split("/", 2)
@@ -67,15 +67,13 @@ def _from_hub(reference: str) -> ResolvedModel:
             f"{reference} names no repository", "write hf:org/repo, or hf:org/repo/file.pth", exit_code=2
         )
     repo, file = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
-    try:
+    with hub_errors(reference):
         if file is not None:
             path = Path(hf_hub_download(repo, file, revision=revision or None))
         else:
             patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "pytorch_model*.bin"]
             path = Path(snapshot_download(repo, revision=revision or None, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        cause = str(error).strip().splitlines()[0]
-        raise StartupError(
-            f"{reference} could not be fetched: {cause}", "check the name, the network, and HF_TOKEN for gated models"
-        ) from error
+            if not any(found for kind in ("*.safetensors", "*.bin") for found in path.glob(kind)):
+                files = weights_files(repo, revision or None)
+                raise name_one_of(repo, files, f"{repo} has no weights in the HF layout", "rookery serve hf:")
     return ResolvedModel(path, Path(file).stem if file else parts[1], f"hub {reference}")
