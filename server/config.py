@@ -78,6 +78,8 @@ class Config:
     """Longest prompt, in tokens; the state does not grow with it, the time does."""
     max_completion_tokens: Count = 32_768
     """Longest completion, in tokens, and what a chat gets that asks for no limit."""
+    cache_memory: Bytes = 2 * 2**30
+    """Host memory for stored states, for example 2GiB: prompts that begin as earlier ones start from there; 0 is off."""
     request_timeout: Seconds = 3600.0
     """Seconds a request may take from arrival to its last token."""
     tokenizer: Path | None = None

@@ -162,9 +162,10 @@ class _EngineGauges(Collector):
         yield slots
         held = GaugeMetricFamily("rookery_state_bytes", "Memory of the states that are held.", labels=["tier"])
         held.add_metric(["device"], stats.slots_used * (info.state_bytes if info else 0))
+        held.add_metric(["memory"], stats.cache_bytes)
         yield held
         evictions = CounterMetricFamily("rookery_state_evictions", "States dropped to make room.", labels=["tier"])
-        evictions.add_metric(["memory"], 0)
+        evictions.add_metric(["memory"], stats.cache_evictions)
         yield evictions
 
 

@@ -171,6 +171,21 @@ class Service:
             ids = [model.tokenizer.eos_token_id, *ids]
         return prompt, self.check_prompt(ids, param="messages")
 
+    def boundaries(self, prompt: Prompt, ids: Sequence[int]) -> tuple[int, ...]:
+        """How many of the prompt's tokens are sure to begin the chat's later prompts too.
+
+        That is up to the end of the last message, less one token: what follows there differs once the message is
+        history (a reply loses its reasoning), and a token may be chosen by the text that follows it.
+        """
+        if not prompt.boundaries:
+            return ()
+        rest = len(prompt.text[prompt.boundaries[-1] :].encode())
+        count = len(ids)
+        while rest > 0 and count > 0:
+            count -= 1
+            rest -= len(self.model.tokenizer.token_bytes(ids[count]))
+        return (count - 1,) if count > 1 else ()
+
     def _check_length(self, characters: int, *, param: str) -> None:
         longest, limit = self.model.longest_token, self.config.max_prompt_tokens
         if characters > limit * longest:
@@ -230,6 +245,8 @@ class Service:
         tuned_state: str | None,
         tenant: str,
         arrival: float | None = None,
+        cache: bool = True,
+        boundaries: tuple[int, ...] = (),
     ) -> Generation:
         """Admit a request: all its prompts are in the engine when this returns.
 
@@ -239,6 +256,8 @@ class Service:
             answer: makes the reader of one choice's tokens.
             choices: of each prompt; choice c of prompt p is number p * choices + c of the answer.
             arrival: `perf_counter` when the request's head came.
+            cache: whether stored states are used and kept.
+            boundaries: of the one prompt, see `boundaries`.
 
         Raises:
             QueueFull, NotReady, InvalidRequest, EngineError: as the engine says; nothing runs then.
@@ -253,6 +272,8 @@ class Service:
                     choices=choices,
                     tenant=tenant,
                     tuned_state=tuned_state,
+                    cache=cache,
+                    boundaries=boundaries,
                 )
                 streams.append(await self.engine.submit(request))
         except BaseException:

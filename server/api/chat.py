@@ -46,6 +46,8 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         tuned_state=tuned_state,
         tenant=request.state.tenant,
         arrival=request.state.arrival,
+        cache=body.cache is not False,
+        boundaries=service.boundaries(prompt, prompt_ids),
     )
     answer = ChatAnswer(body, model, generation)
     if body.stream:

@@ -50,6 +50,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
         tuned_state=tuned_state,
         tenant=request.state.tenant,
         arrival=request.state.arrival,
+        cache=body.cache is not False,
     )
     answer = CompletionAnswer(body, model, generation)
     if body.stream:

@@ -85,13 +85,15 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """As of now."""
-        scheduler = self.scheduler
+        scheduler, memory = self.scheduler, self.reuse.cache.memory if self.reuse is not None else None
         return dataclasses.replace(
             self._stats,
             running=scheduler.running,
             waiting=scheduler.waiting,
             slots_used=scheduler.max_batch - scheduler.slots_free,
             slots_free=scheduler.slots_free,
+            cache_bytes=memory.used_bytes if memory is not None else 0,
+            cache_evictions=memory.evictions if memory is not None else 0,
         )
 
     def submit(self, request: Request) -> None:

@@ -34,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 64
     max_queue: int = 256
     prefill_budget: int = 512
+    cache_bytes: int = 0
+    """Host memory for stored states."""
     threads: int | None = None
     """Threads of one operator on a CPU; None leaves the choice to torch."""
     log_format: str = "text"

@@ -240,6 +240,8 @@ def load(settings: Settings, server: EngineServer) -> None:
             max_queue=settings.max_queue,
             prefill_budget=settings.prefill_budget,
             constraints=constraints,
+            cache_bytes=settings.cache_bytes,
+            identity=f"{info.fingerprint} {tokenizer.fingerprint} {info.dtype}",
         )
     except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when an allocation fails
         needed = settings.max_batch * info.state_bytes

@@ -136,3 +136,7 @@ class EngineStats:
     """Duration of the last step."""
     batch_rows: int = 0
     """Rows of the last step."""
+    cache_bytes: int = 0
+    """Stored states in host memory."""
+    cache_evictions: int = 0
+    """States dropped from host memory to make room, since the start."""

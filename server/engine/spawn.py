@@ -93,5 +93,6 @@ def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:
         max_batch=config.max_batch,
         max_queue=config.max_queue,
         prefill_budget=config.prefill_budget,
+        cache_bytes=config.cache_memory,
         log_format=config.log_format,
     )
