@@ -151,6 +151,30 @@ def pull(name: str | None = None, /, *, revision: str | None = None) -> int:
     return 0
 
 
+@app.command
+def doctor(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    json_output: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Say what is wrong with this machine and installation, and how to mend it; exit 1 when the server cannot run.
+
+    Args:
+        host: Address the server shall listen on.
+        port: Its port.
+        json_output: Print JSON instead of a table.
+    """
+    from .doctor import examine, healthy, render, report
+
+    findings = examine(host, port)
+    if json_output:
+        print(json.dumps(report(findings), indent=2))
+    else:
+        Console().print(render(findings))
+    return 0 if healthy(findings) else 1
+
+
 @bench.command(name="engine")
 def bench_engine(
     *,
@@ -312,4 +336,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         except cyclopts.CycloptsError as error:
             raise StartupError(str(error), "rookery --help lists the verbs and flags", exit_code=2) from error
+        except KeyboardInterrupt:
+            return 130
         return result if isinstance(result, int) else 0

@@ -11,12 +11,15 @@ import dataclasses
 import logging
 import resource
 import socket
+import sys
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from rich.console import Console
 
 from .app import create_app
+from .banner import Screen
 from .config import Config
 from .edge.host import HostGuard, is_loopback
 from .edge.limits import Limits
@@ -56,8 +59,9 @@ def serve(config: Config, model: ResolvedModel) -> int:
         proxy_headers=False,
         backlog=config.max_connections,
     )
-    server = Server(settings, app, config.shutdown_grace)
     host, port = listener.getsockname()[:2]
+    screen = Screen(Console(stderr=True), config, model, port) if sys.stderr.isatty() else None
+    server = Server(settings, app, config.shutdown_grace, screen if config.log_format == "text" else None)
     address = f"[{host}]" if ":" in host else host
     log.info("listening on http://%s:%d, model %s (%s)", address, port, config.served_model_name[0], model.origin)
     if not is_loopback(config.host) and not keyed:
@@ -101,11 +105,12 @@ class Server(uvicorn.Server):
         failure: why the engine could not start; the server stops with it.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, grace_s: float, screen: Screen | None = None) -> None:
         super().__init__(config)
         self.failure: StartupError | None = None
         self._state = app.state
         self._grace_s = grace_s
+        self._screen = screen
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal stops in order, the second at once. uvicorn would raise it again and so spoil the exit
@@ -121,6 +126,8 @@ class Server(uvicorn.Server):
     async def _watch_loading(self) -> None:
         """Stop when the model cannot be loaded."""
         try:
+            if self._screen is not None:
+                await self._screen.follow(self._state.engine, self._state.loading)
             info = (await self._state.loading).info
         except StartupError as error:
             self.failure = error
@@ -132,6 +139,8 @@ class Server(uvicorn.Server):
                 "ready: RWKV-%s, %.3g parameters, %s on %s, %d slots of %d bytes of state",
                 info.version, info.parameters, info.dtype, info.device, info.max_batch, info.state_bytes,
             )  # fmt: skip
+            if self._screen is not None:
+                self._screen.show(info)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse, let finish, end the rest with an error event, close what is left."""
