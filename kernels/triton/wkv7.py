@@ -50,6 +50,59 @@ def _recurrent_kernel(
 
 
 @triton.jit
+def chunk_operators(r, log_decay, k, v, kk, b, operand: tl.constexpr):
+    """The operators of one chunk and head, from tiles [CHUNK, channels] in float32 (v in `operand`); zeros are padding.
+
+    Returns: read, remove, removed, write, back [CHUNK, channels] float32, and y [CHUNK, channels] without the state.
+    """
+    i = tl.arange(0, CHUNK)
+    c = tl.cumsum(log_decay, 0)
+    total = tl.sum(log_decay, 0)[None, :]
+    middle = tl.sum(tl.where((i < CHUNK // 2)[:, None], log_decay, 0.0), 0)[None, :]
+    kk_fore = fit(-kk * tl.exp(c - log_decay - middle), operand)
+    r_fore = fit(r * tl.exp(c - middle), operand)
+    b_back = tl.trans(fit(b * tl.exp(middle - c), operand))
+    k_back = tl.trans(fit(k * tl.exp(middle - c), operand))
+    below = i[:, None] > i[None, :]
+    upto = i[:, None] >= i[None, :]
+    kk_b = tl.where(below, matmul(kk_fore, b_back), 0.0)
+    kk_k = tl.where(below, matmul(kk_fore, k_back), 0.0)
+    r_b = tl.where(upto, matmul(r_fore, b_back), 0.0)
+    r_k = tl.where(upto, matmul(r_fore, k_back), 0.0)
+
+    # (1 - kk_b)^-1, row after row: a series of products would diverge where keys repeat
+    inverse = (i[:, None] == i[None, :]).to(tl.float32)
+    for n in tl.static_range(1, CHUNK):
+        weights = tl.sum(tl.where((i == n)[:, None], kk_b, 0.0), 0)
+        line = tl.sum(weights[:, None] * inverse, 0)
+        inverse = tl.where((i == n)[:, None], inverse + line[None, :], inverse)
+    inverse = fit(inverse, operand)
+
+    remove = matmul(inverse, fit(-kk * tl.exp(c - log_decay), operand))
+    removed = matmul(inverse, fit(matmul(fit(kk_k, operand), v), operand))
+    r_b = fit(r_b, operand)
+    read = r * tl.exp(c) + matmul(r_b, fit(remove, operand))
+    y = matmul(fit(r_k, operand), v) + matmul(r_b, fit(removed, operand))
+    write = k * tl.exp(total - c)
+    back = b * tl.exp(total - c)
+    return read, remove, removed, write, back, y
+
+
+@triton.jit
+def store_operators(
+    read_ptr, remove_ptr, removed_ptr, write_ptr, back_ptr, y_ptr, read, remove, removed, write, back, y, at, mask
+):
+    """Where the scan will read them, in the types of the buffers."""
+    operand: tl.constexpr = read_ptr.dtype.element_ty
+    tl.store(read_ptr + at, fit(read, operand), mask=mask)
+    tl.store(remove_ptr + at, fit(remove, operand), mask=mask)
+    tl.store(removed_ptr + at, removed, mask=mask)
+    tl.store(write_ptr + at, fit(write, operand), mask=mask)
+    tl.store(back_ptr + at, fit(back, operand), mask=mask)
+    tl.store(y_ptr + at, y, mask=mask)
+
+
+@triton.jit
 def _chunk_kernel(
     r_ptr, log_decay_ptr, k_ptr, v_ptr, kk_ptr, a_ptr, starts_ptr,
     read_ptr, remove_ptr, removed_ptr, write_ptr, back_ptr, kept_ptr, y_ptr, rows, heads,
@@ -64,7 +117,7 @@ def _chunk_kernel(
     head = tl.program_id(1)
     start, stop = find_chunk(tl.program_id(0), starts_ptr, rows, BLOCK_ROWS)
     if start < stop:
-        operand = read_ptr.dtype.element_ty
+        operand: tl.constexpr = read_ptr.dtype.element_ty
         i = tl.arange(0, CHUNK)
         channel = tl.arange(0, BLOCK_D)
         at = ((start + i).to(tl.int64) * heads + head)[:, None] * D + channel[None, :]
@@ -76,40 +129,11 @@ def _chunk_kernel(
         kk = tl.load(kk_ptr + at, mask=mask, other=0.0).to(tl.float32)
         b = kk * tl.load(a_ptr + at, mask=mask, other=0.0).to(tl.float32)
 
-        c = tl.cumsum(log_decay, 0)
-        total = tl.sum(log_decay, 0)[None, :]
-        middle = tl.sum(tl.where((i < CHUNK // 2)[:, None], log_decay, 0.0), 0)[None, :]
-        kk_fore = fit(-kk * tl.exp(c - log_decay - middle), operand)
-        r_fore = fit(r * tl.exp(c - middle), operand)
-        b_back = tl.trans(fit(b * tl.exp(middle - c), operand))
-        k_back = tl.trans(fit(k * tl.exp(middle - c), operand))
-        below = i[:, None] > i[None, :]
-        upto = i[:, None] >= i[None, :]
-        kk_b = tl.where(below, matmul(kk_fore, b_back), 0.0)
-        kk_k = tl.where(below, matmul(kk_fore, k_back), 0.0)
-        r_b = tl.where(upto, matmul(r_fore, b_back), 0.0)
-        r_k = tl.where(upto, matmul(r_fore, k_back), 0.0)
-
-        # (1 - kk_b)^-1, row after row: a series of products would diverge where keys repeat
-        inverse = (i[:, None] == i[None, :]).to(tl.float32)
-        for n in tl.static_range(1, CHUNK):
-            weights = tl.sum(tl.where((i == n)[:, None], kk_b, 0.0), 0)
-            line = tl.sum(weights[:, None] * inverse, 0)
-            inverse = tl.where((i == n)[:, None], inverse + line[None, :], inverse)
-        inverse = fit(inverse, operand)
-
-        remove = fit(matmul(inverse, fit(-kk * tl.exp(c - log_decay), operand)), operand)
-        removed = matmul(inverse, fit(matmul(fit(kk_k, operand), v), operand))
-        r_b = fit(r_b, operand)
-        read = r * tl.exp(c) + matmul(r_b, remove)
-        y = matmul(fit(r_k, operand), v) + matmul(r_b, fit(removed, operand))
-
-        tl.store(read_ptr + at, fit(read, operand), mask=mask)
-        tl.store(remove_ptr + at, remove, mask=mask)
-        tl.store(removed_ptr + at, removed, mask=mask)
-        tl.store(write_ptr + at, fit(k * tl.exp(total - c), operand), mask=mask)
-        tl.store(back_ptr + at, fit(b * tl.exp(total - c), operand), mask=mask)
-        tl.store(y_ptr + at, y, mask=mask)
+        read, remove, removed, write, back, y = chunk_operators(r, log_decay, k, v, kk, b, operand)
+        store_operators(
+            read_ptr, remove_ptr, removed_ptr, write_ptr, back_ptr, y_ptr,
+            read, remove, removed, write, back, y, at, mask,
+        )  # fmt: skip
         kept_at = (tl.program_id(0).to(tl.int64) * heads + head) * D + channel
         tl.store(kept_ptr + kept_at, tl.exp(tl.sum(log_decay, 0)), mask=channel < D)
 

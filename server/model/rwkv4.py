@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rookery.kernels.relu_squared import relu_squared
 from rookery.kernels.rows import Rows
 from rookery.kernels.token_shift import token_shift
 from rookery.kernels.wkv4 import wkv4
@@ -47,7 +48,7 @@ class ChannelMixing:
         """x [N, C] (after ln2), shift [S, C] of this layer; to [N, C]."""
         previous = token_shift(x, shift, rows)
         r = torch.sigmoid(self.receptance(torch.lerp(previous, x, self.mu_r)))
-        k = torch.relu(self.key(torch.lerp(previous, x, self.mu_k))).square()
+        k = relu_squared(self.key(torch.lerp(previous, x, self.mu_k)))
         return r * self.value(k)
 
 

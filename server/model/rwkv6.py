@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rookery.kernels.relu_squared import relu_squared
 from rookery.kernels.rows import Rows
 from rookery.kernels.token_shift import token_shift
 from rookery.kernels.wkv6 import wkv6
@@ -61,7 +62,7 @@ class ChannelMixing:
         """x [N, C] (after ln2), shift [S, C] of this layer; to [N, C]."""
         previous = token_shift(x, shift, rows)
         r = torch.sigmoid(self.receptance(torch.lerp(x, previous, self.mu_r)))
-        k = torch.relu(self.key(torch.lerp(x, previous, self.mu_k))).square()
+        k = relu_squared(self.key(torch.lerp(x, previous, self.mu_k)))
         return r * self.value(k)
 
 

@@ -2,88 +2,80 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from rookery.kernels.relu_squared import relu_squared
 from rookery.kernels.rows import Rows
-from rookery.kernels.token_shift import token_shift
-from rookery.kernels.wkv7 import wkv7
+from rookery.kernels.shift_mix import shift_mix
+from rookery.kernels.wkv7_heads import HeadWeights, wkv7_heads
 
 from ..state.pool import StatePool
 from .checkpoint import Checkpoint
 from .shape import ModelShape
-from .trunk import Trunk, Weights
-
-LONGEST_STEP = math.exp(-0.5)
-"""The largest fading a token can ask for, as an exponent: decay stays above exp(-e^-0.5) = 0.545."""
+from .trunk import LayerNorm, Trunk, Weights
 
 
 class TimeMixing:
-    def __init__(self, weights: Weights, shape: ModelShape, *, first: bool) -> None:
-        self.heads, self.head_size = shape.heads, shape.head_size
+    def __init__(self, weights: Weights, shape: ModelShape, norm: LayerNorm, *, first: bool) -> None:
+        self.norm = norm
         self.mu = weights.mixes(*(f"x_{name}" for name in "rwkvag"))
         self.receptance = weights.linear("receptance.weight")
         self.key = weights.linear("key.weight")
         self.value = weights.linear("value.weight")
         self.output = weights.linear("output.weight")
-        self.w0, self.w1, self.w2 = weights.exact("w0"), weights.low_rank("w1"), weights.low_rank("w2")
-        self.a0, self.a1, self.a2 = weights.exact("a0"), weights.low_rank("a1"), weights.low_rank("a2")
+        self.w1, self.w2 = weights.low_rank("w1"), weights.low_rank("w2")
+        self.a1, self.a2 = weights.low_rank("a1"), weights.low_rank("a2")
         self.g1, self.g2 = weights.low_rank("g1"), weights.low_rank("g2")
-        self.first = first
         if not first:  # layer 0 gives the values the others mix with; some files hold unused ones for it
-            self.v0, self.v1, self.v2 = weights.exact("v0"), weights.low_rank("v1"), weights.low_rank("v2")
-        self.k_k = weights.exact("k_k")
-        self.k_a = weights.exact("k_a")
-        self.r_k = weights.exact("r_k")
-        self.ln_x = weights.group_norm("ln_x", shape.heads)
+            self.v1, self.v2 = weights.low_rank("v1"), weights.low_rank("v2")
+        self.heads = HeadWeights(
+            w0=weights.exact("w0"),
+            a0=weights.exact("a0"),
+            v0=None if first else weights.exact("v0"),
+            k_k=weights.exact("k_k"),
+            k_a=weights.exact("k_a"),
+            r_k=weights.exact("r_k").view(shape.heads, shape.head_size),
+            norm_weight=weights.exact("ln_x.weight"),
+            norm_bias=weights.exact("ln_x.bias"),
+        )
 
     def __call__(
-        self, x: Tensor, v_first: Tensor | None, shift: Tensor, state: Tensor, rows: Rows
-    ) -> tuple[Tensor, Tensor]:
-        """x [N, C] (after ln1), shift [S, C], state [S, H, D, D] of this layer; to [N, C] and layer 0's values."""
-        heads = (len(x), self.heads, self.head_size)
-        previous = token_shift(x, shift, rows)
-        xr, xw, xk, xv, xa, xg = torch.lerp(x, previous, self.mu)
-        r = self.receptance(xr).view(heads)
+        self, x: Tensor, added: Tensor | None, v_first: Tensor | None, shift: Tensor, state: Tensor, rows: Rows
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The residual stream x and what is to be added to it, [N, C]; shift [S, C], state [S, H, D, D] of this layer.
+
+        Returns: the stream with that added, what this block adds to it, and layer 0's values, all [N, C].
+        """
+        x, (xr, xw, xk, xv, xa, xg) = shift_mix(x, added, self.norm.weight, self.norm.bias, self.mu, shift, rows)
+        r = self.receptance(xr)
         k = self.key(xk)
         v = self.value(xv)
-        log_decay = -LONGEST_STEP * torch.sigmoid(self.w0 + self.w2(torch.tanh(self.w1(xw)))).view(heads)
-        a = torch.sigmoid(self.a0 + self.a2(self.a1(xa)))
+        w = self.w2(torch.tanh(self.w1(xw)))
+        a = self.a2(self.a1(xa))
         g = self.g2(torch.sigmoid(self.g1(xg)))
-        if v_first is None:
-            v_first = v
-        else:
-            v = torch.lerp(v.float(), v_first.float(), torch.sigmoid(self.v0 + self.v2(self.v1(xv))))
-        kk = F.normalize((k * self.k_k).view(heads), dim=-1, eps=1e-12)
-        k = (k * (1 + (a - 1) * self.k_a)).view(heads)
-        v = v.view(heads)
-        y = self.ln_x(wkv7(r, log_decay, k, v, kk, a.view(heads), state, rows))
-        y = y + ((r * k * self.r_k).sum(-1, keepdim=True) * v).flatten(1)
-        return self.output(y.to(x.dtype) * g), v_first
+        v_share = None if v_first is None else self.v2(self.v1(xv))
+        y = wkv7_heads(r, w, k, v, a, g, v_first, v_share, self.heads, state, rows)
+        return x, self.output(y), v if v_first is None else v_first
 
 
 class ChannelMixing:
-    def __init__(self, weights: Weights) -> None:
-        self.mu_k = weights.cast("x_k")
+    def __init__(self, weights: Weights, norm: LayerNorm) -> None:
+        self.norm = norm
+        self.mu = weights.mixes("x_k")
         self.key = weights.linear("key.weight")
         self.value = weights.linear("value.weight")
 
-    def __call__(self, x: Tensor, shift: Tensor, rows: Rows) -> Tensor:
-        """x [N, C] (after ln2), shift [S, C] of this layer; to [N, C]."""
-        previous = token_shift(x, shift, rows)
-        k = torch.relu(self.key(torch.lerp(x, previous, self.mu_k))).square()
-        return self.value(k)
+    def __call__(self, x: Tensor, added: Tensor, shift: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """As `TimeMixing`: the stream with `added`, and what this block adds to it."""
+        x, (xk,) = shift_mix(x, added, self.norm.weight, self.norm.bias, self.mu, shift, rows)
+        return x, self.value(relu_squared(self.key(xk)))
 
 
 class Layer:
     def __init__(self, weights: Weights, shape: ModelShape, *, first: bool) -> None:
-        self.ln1 = weights.layer_norm("ln1")
-        self.ln2 = weights.layer_norm("ln2")
-        self.time_mixing = TimeMixing(weights.under("att."), shape, first=first)
-        self.channel_mixing = ChannelMixing(weights.under("ffn."))
+        self.time_mixing = TimeMixing(weights.under("att."), shape, weights.layer_norm("ln1"), first=first)
+        self.channel_mixing = ChannelMixing(weights.under("ffn."), weights.layer_norm("ln2"))
 
 
 class Rwkv7(Trunk):
@@ -96,9 +88,9 @@ class Rwkv7(Trunk):
     def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:
         """See `base.Model.forward`."""
         x = self.embed(token_ids)
+        added: Tensor | None = None
         v_first: Tensor | None = None
         for i, layer in enumerate(self.layers):
-            mixed, v_first = layer.time_mixing(layer.ln1(x), v_first, pool.shift[:, i, 0], pool.wkv[:, i], rows)
-            x = x + mixed
-            x = x + layer.channel_mixing(layer.ln2(x), pool.shift[:, i, 1], rows)
-        return self.ln_out(x)
+            x, added, v_first = layer.time_mixing(x, added, v_first, pool.shift[:, i, 0], pool.wkv[:, i], rows)
+            x, added = layer.channel_mixing(x, added, pool.shift[:, i, 1], rows)
+        return self.ln_out(x if added is None else x + added)
