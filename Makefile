@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve check test test-slow bench docs gosling-eval gosling-train clean
+.PHONY: setup serve check test test-slow test-browser test-clients check-deploy bench clean
 
 setup: $(STAMP)
 
@@ -24,10 +24,20 @@ check: setup
 	$(BIN)/pytest tests/test_imports.py
 
 test: setup
-	$(BIN)/pytest -m "not gpu and not slow"
+	$(BIN)/pytest -m "not gpu and not slow and not deploy and not peers"
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# needs npm and packages from PyPI
+test-clients: setup
+	tests/clients/install.sh $(VENV)
+	$(BIN)/pytest -m peers
+
+# needs nginx, promtool (Debian: prometheus) and npm; no container engine
+check-deploy: setup
+	tests/deploy/check.sh $(VENV)
+	$(BIN)/pytest -m deploy
 
 bench: setup
 	bench/run

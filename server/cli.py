@@ -276,11 +276,11 @@ def bench_serve(
 
 
 @app.command
-def health(*, base_url: str = "http://127.0.0.1:8000") -> int:
+def health(*, base_url: str = f"http://127.0.0.1:{os.environ.get('ROOKERY_PORT', '8000')}") -> int:
     """Exit 0 when the server is ready to answer, 1 when it is not (for container health checks).
 
     Args:
-        base_url: Where the server listens.
+        base_url: Where the server listens; by default on this machine, on ROOKERY_PORT or 8000.
     """
     try:
         with urllib.request.urlopen(f"{base_url.rstrip('/')}/ready", timeout=5) as answer:

@@ -30,12 +30,12 @@ class ResolvedModel:
 
 
 def resolve_model(model: str | None) -> ResolvedModel:
-    """Find the files of `model`; None is the built-in model.
+    """Find the files of `model`; nothing, or an empty name from the environment, is the built-in model.
 
     Raises:
         StartupError: nothing is there; the mend says what to write instead.
     """
-    if model is None:
+    if not model:
         if not BUILT_IN.is_file():
             raise StartupError(
                 "no model was named and the built-in one is missing from this installation",
