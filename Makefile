@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve check test test-slow test-browser test-clients check-deploy bench clean
+.PHONY: setup serve check test test-slow test-clients check-deploy bench docs gosling-eval gosling-train clean
 
 setup: $(STAMP)
 
