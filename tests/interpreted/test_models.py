@@ -21,9 +21,9 @@ def test_logits_equal_the_goldens(fixtures: Path, name: str) -> None:
     golden = load(fixtures, name)
     tokens = golden.arrays["tokens_medium"]
     positions = golden.arrays["pos_medium"].long()
-    wanted = positions[positions < 40]
+    wanted = positions[positions < 20]
     pool = golden.model.new_pool(2)
-    whole = run(golden.model, tokens[:40], pool, chunk=40)
+    whole = run(golden.model, tokens[:20], pool, chunk=20)
     torch.testing.assert_close(whole[wanted], golden.arrays["logits_medium"][: len(wanted)], rtol=0, atol=1e-4)
     pool.reset([1])
     one_by_one = run(golden.model, golden.arrays["tokens_short"], pool, chunk=1)
@@ -31,13 +31,13 @@ def test_logits_equal_the_goldens(fixtures: Path, name: str) -> None:
     torch.testing.assert_close(one_by_one[golden.arrays["pos_short"].long()], expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("version", ["5.0", "5.2", "7"])
+@pytest.mark.parametrize("version", ["5.0", "7"])
 def test_unusual_sizes_in_mixed_batches(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decode rows, padding, an empty row and prompts in one step, against the same step on torch."""
     from rookery.kernels import backend
 
     model = random_model(version)
-    rows = Rows.pack([2, -1, 0, 1, 3], [1, 1, 19, 0, 3])
+    rows = Rows.pack([2, -1, 0, 1, 3], [1, 1, 17, 0, 3])
     tokens = torch.arange(rows.tokens) % 97
     results = []
     for kernels in ("triton", "torch"):
