@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
 from .. import __version__
-from .api import chat, completions, docs, health, models, tokens
+from .api import chat, completions, docs, health, models, sessions, tokens
 from .api.auth import KeyGuard, read_keys
 from .api.page import page_router
 from .config import Config
@@ -68,8 +68,8 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
         lambda: engine.stats, lambda: engine.info, model_name=(*config.served_model_name, "default")[0]
     )
     app.state.service = Service(config, engine, app.state.metrics)
-    for router in (chat.router, completions.router, tokens.router, models.router, health.router, docs.router):
-        app.include_router(router)
+    for part in (chat, completions, sessions, tokens, models, health, docs):
+        app.include_router(part.router)
     app.include_router(page_router())
     app.add_exception_handler(RookeryError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)

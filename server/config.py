@@ -79,7 +79,17 @@ class Config:
     max_completion_tokens: Count = 32_768
     """Longest completion, in tokens, and what a chat gets that asks for no limit."""
     cache_memory: Bytes = 2 * 2**30
-    """Host memory for stored states, for example 2GiB: prompts that begin as earlier ones start from there; 0 is off."""
+    """Host memory for stored states: prompts that begin as earlier ones did start from there; 0 is off."""
+    data_dir: Path | None = None
+    """Folder that sessions are kept in, safe against crashes; without it they live in memory, as long as the engine."""
+    state_dtype: Literal["float32", "float16"] = "float32"
+    """Type of WKV states in the folder; float16 halves them, at an error of about 1e-4 in what follows a restore."""
+    session_memory: Bytes = 2 * 2**30
+    """Memory for sessions where there is no --data-dir, for example 2GiB; beyond it new ones are refused."""
+    session_ttl: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0
+    """Seconds after which a session that nobody used is deleted; 0 keeps all."""
+    max_sessions: Count = 10_000
+    """Sessions that one API key may have."""
     request_timeout: Seconds = 3600.0
     """Seconds a request may take from arrival to its last token."""
     tokenizer: Path | None = None

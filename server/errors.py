@@ -11,13 +11,16 @@ RookeryError                 one per thing a client can act on; `app.py` turns i
   MethodNotAllowed           405  with Allow
   ReadTimeout                408  the request did not arrive in time
   SessionBusy                409  another request is writing this session
+  SessionDamaged             410  the stored state of this session cannot be read
   BodyTooLarge               413
   UnsupportedMediaType       415
   HeadersTooLarge            431
   QueueFull                  429  Retry-After
+  TooManySessions            429  as many as --max-sessions allows a key
   NotReady                   503  loading, or shutting down; Retry-After
   RequestTimeout             503  the request outlived --request-timeout
   EngineError                500  a step failed; only the requests it concerns end with it
+  StorageFailed              507  the disk for sessions is full, read-only or broken; nothing was changed
 
 StartupError                 what stops a command before it serves: one line of cause, one of mend
   CheckpointError            a model, state or tokenizer file that cannot be used
@@ -130,6 +133,24 @@ class SessionBusy(RookeryError):
     """Another request is writing this session."""
 
     status, kind, code = 409, "invalid_request_error", "session_busy"
+
+
+class SessionDamaged(RookeryError):
+    """The stored state of this session is missing or damaged; others are well."""
+
+    status, kind, code = 410, "invalid_request_error", "session_damaged"
+
+
+class TooManySessions(RookeryError):
+    """This key has as many sessions as it may."""
+
+    status, kind, code = 429, "rate_limit_error", "too_many_sessions"
+
+
+class StorageFailed(RookeryError):
+    """The session could not be written or read; it is what it was before."""
+
+    status, kind, code = 507, "server_error", "storage_failed"
 
 
 class BodyTooLarge(RookeryError):

@@ -18,6 +18,7 @@ from .engine.request import TokenEvent, TokenLogprobs
 from .engine.stream import EventStream
 from .errors import EngineError, RequestTimeout, RookeryError
 from .metrics import RequestMeter
+from .sessions import SessionTurn
 
 Finish = Literal["stop", "length"]
 
@@ -93,11 +94,13 @@ class Generation:
         meter: RequestMeter,
         *,
         timeout_s: float,
+        turn: SessionTurn | None = None,
     ) -> None:
         self.id = id
         self.created = int(time.time())
         self.prompts = [stream.request.prompt_ids for stream in streams]
-        self.usage = Usage(prompt_tokens=sum(map(len, self.prompts)))
+        self.usage = Usage(prompt_tokens=sum(map(len, self.prompts)) + (turn.tokens if turn is not None else 0))
+        self._turn = turn
         self._streams = streams
         self._choices = streams[0].request.choices
         self._answers = [answer() for stream in streams for _ in range(self._choices)]
@@ -118,6 +121,8 @@ class Generation:
         self._timer.cancel()
         for stream in self._streams:
             stream.cancel()
+        if self._turn is not None:
+            self._turn.drop()
         self._meter.cancelled(reason)
 
     def _expire(self, timeout_s: float) -> None:
@@ -133,12 +138,15 @@ class Generation:
         Raises:
             EngineError: a step failed, or the engine died.
             RequestTimeout: the request outlived `--request-timeout`.
+            StorageFailed: the session's turn could not be stored.
         """
         reason = "disconnect"
         try:
             async with aclosing(self._events()) as messages:
                 async for number, events in messages:
                     deltas = self._read(number, events)
+                    if self._turn is not None:
+                        await self._turn.follow(deltas)  # the last delta leaves when the session holds the turn
                     if deltas:
                         yield deltas
             self._meter.finished(finish for finish in self._finish if finish)

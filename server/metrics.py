@@ -151,7 +151,7 @@ class _EngineGauges(Collector):
             "requests_waiting": ("Sequences that wait for a slot.", stats.waiting),
             "batch_rows": ("Rows of the last step.", stats.batch_rows),
             "step_seconds": ("Duration of the last step.", stats.step_seconds),
-            "sessions": ("Sessions that are stored.", 0),
+            "sessions": ("Sessions that are stored.", stats.sessions),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"rookery_{name}", text, value=value)
@@ -163,7 +163,11 @@ class _EngineGauges(Collector):
         held = GaugeMetricFamily("rookery_state_bytes", "Memory of the states that are held.", labels=["tier"])
         held.add_metric(["device"], stats.slots_used * (info.state_bytes if info else 0))
         held.add_metric(["memory"], stats.cache_bytes)
+        held.add_metric(["sessions"], stats.session_bytes)
         yield held
+        yield CounterMetricFamily(
+            "rookery_sessions_damaged", "Stored states found missing or damaged.", value=stats.sessions_damaged
+        )
         evictions = CounterMetricFamily("rookery_state_evictions", "States dropped to make room.", labels=["tier"])
         evictions.add_metric(["memory"], stats.cache_evictions)
         yield evictions

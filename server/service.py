@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,7 @@ from .engine.stream import EventStream
 from .errors import InvalidRequest, ModelNotFound, NotReady, PromptTooLong
 from .generation import Generation
 from .metrics import Metrics
+from .sessions import SessionTurn
 from .text.chat_template import ChatTemplate, Prompt, load_template
 from .text.grammar import check_grammar
 from .text.tokenizer import Tokenizer, load_tokenizer
@@ -166,10 +168,35 @@ class Service:
             prompt = chat.render(model.template)
         else:
             prompt = await asyncio.to_thread(chat.render, model.template)
-        ids = await self.encode(prompt.text, param="messages")
-        if prompt.starts_document and model.tokenizer.eos_token_id is not None:
-            ids = [model.tokenizer.eos_token_id, *ids]
+        ids = self._begun(prompt, await self.encode(prompt.text, param="messages"))
         return prompt, self.check_prompt(ids, param="messages")
+
+    def remembered(self, chat: Chat, reply: str) -> list[int] | None:
+        """Tokens of a chat's turn as its history has them; None where that is just what was drawn."""
+        prompt = chat.remember(self.model.template, reply)
+        return None if prompt is None else self._begun(prompt, self.model.tokenizer.encode(prompt.text))
+
+    def _begun(self, prompt: Prompt, ids: list[int]) -> list[int]:
+        """The ids of a prompt, after the end token where that begins a document."""
+        end = self.model.tokenizer.eos_token_id
+        return [end, *ids] if prompt.starts_document and end is not None else ids
+
+    @asynccontextmanager
+    async def turn(
+        self, id: str, session: str | None, *, tenant: str, tuned_state: str | None
+    ) -> AsyncIterator[SessionTurn | None]:
+        """The turn of a session that the answer `id` will be; None without a session. Unless a generation takes it
+        over, it is dropped at the end of the block.
+
+        Raises:
+            SessionBusy, SessionDamaged, TooManySessions, StorageFailed, InvalidRequest: as the engine says.
+        """
+        if session is None:
+            yield None
+            return
+        async with SessionTurn(self.engine, self.model.tokenizer, f"{id}-0", tenant) as turn:
+            await turn.open(session, tuned_state)
+            yield turn
 
     def boundaries(self, prompt: Prompt, ids: Sequence[int]) -> tuple[int, ...]:
         """How many of the prompt's tokens are sure to begin the chat's later prompts too.
@@ -247,6 +274,7 @@ class Service:
         arrival: float | None = None,
         cache: bool = True,
         boundaries: tuple[int, ...] = (),
+        turn: SessionTurn | None = None,
     ) -> Generation:
         """Admit a request: all its prompts are in the engine when this returns.
 
@@ -258,6 +286,7 @@ class Service:
             arrival: `perf_counter` when the request's head came.
             cache: whether stored states are used and kept.
             boundaries: of the one prompt, see `boundaries`.
+            turn: of the session that the one prompt and its one choice continue.
 
         Raises:
             QueueFull, NotReady, InvalidRequest, EngineError: as the engine says; nothing runs then.
@@ -274,11 +303,15 @@ class Service:
                     tuned_state=tuned_state,
                     cache=cache,
                     boundaries=boundaries,
+                    session=turn is not None,
                 )
                 streams.append(await self.engine.submit(request))
         except BaseException:
             for stream in streams:
                 stream.cancel()
             raise
-        meter = self.metrics.meter(prompt_tokens=sum(map(len, prompts)), arrival=arrival)
-        return Generation(id, streams, answer, meter, timeout_s=self.config.request_timeout)
+        held = turn.tokens if turn is not None else 0
+        meter = self.metrics.meter(prompt_tokens=sum(map(len, prompts)) + held, arrival=arrival)
+        if turn is not None:
+            turn.keep()
+        return Generation(id, streams, answer, meter, timeout_s=self.config.request_timeout, turn=turn)

@@ -23,7 +23,7 @@ WRONG: list[tuple[str, Any]] = [
     ("stop", "x" * 513), ("stop_token_ids", [-1]), ("stop_token_ids", [256]), ("stop_token_ids", "0"),
     ("logit_bias", {"a": 1}), ("logit_bias", {"1": 101}), ("logit_bias", {"256": 1}), ("logit_bias", {"-1": 1}),
     ("logit_bias", [1]), ("stream", 1), ("stream", "true"), ("stream_options", {"include_usage": True}),
-    ("ignore_eos", "yes"), ("state", "nope"), ("session_id", "s1"), ("grammar", ""), ("regex", 5),
+    ("ignore_eos", "yes"), ("state", "nope"), ("session_id", "../s1"), ("grammar", ""), ("regex", 5),
     ("user", 5), ("return_token_ids", 1),
 ]  # fmt: skip
 WRONG_CHAT: list[tuple[str, Any]] = [

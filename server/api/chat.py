@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -27,28 +28,35 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     tuned_state = service.tuned_state(body.model, body.state)
     limit_name, limit = body.limit
     max_tokens = service.completion_limit(limit, param=limit_name)
-    chat = body.chat()
-    prompt, prompt_ids = await service.render(chat)
-    stop = (*body.stop_strings, *(() if body.ignore_eos else model.template.stop))
-    sampling = body.sampling(
-        max_tokens=max_tokens,
-        vocab_size=model.vocab_size,
-        end_token=model.tokenizer.eos_token_id,
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        grammar=await service.check(body.constraint(prompt)),
-    )
-    generation = await service.generate(
-        f"chatcmpl-{uuid.uuid4().hex}",
-        [prompt_ids],
-        [sampling],
-        lambda: chat.answer(model.tokenizer, prompt, stop),
-        choices=body.choices,
-        tuned_state=tuned_state,
-        tenant=request.state.tenant,
-        arrival=request.state.arrival,
-        cache=body.cache is not False,
-        boundaries=service.boundaries(prompt, prompt_ids),
-    )
+    answer_id = f"chatcmpl-{uuid.uuid4().hex}"
+    tenant = request.state.tenant
+    async with service.turn(answer_id, body.session_id, tenant=tenant, tuned_state=tuned_state) as turn:
+        chat = replace(body.chat(), continues=turn is not None and turn.continues)
+        prompt, prompt_ids = await service.render(chat)
+        if turn is not None:
+            turn.prompt_ids = prompt_ids
+            turn.told = None if chat.continue_final else partial(service.remembered, chat)
+        stop = (*body.stop_strings, *(() if body.ignore_eos else model.template.stop))
+        sampling = body.sampling(
+            max_tokens=max_tokens,
+            vocab_size=model.vocab_size,
+            end_token=model.tokenizer.eos_token_id,
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            grammar=await service.check(body.constraint(prompt)),
+        )
+        generation = await service.generate(
+            answer_id,
+            [prompt_ids],
+            [sampling],
+            lambda: chat.answer(model.tokenizer, prompt, stop),
+            choices=body.choices,
+            tuned_state=tuned_state,
+            tenant=tenant,
+            arrival=request.state.arrival,
+            cache=body.cache is not False,
+            boundaries=service.boundaries(prompt, prompt_ids),
+            turn=turn,
+        )
     answer = ChatAnswer(body, model, generation)
     if body.stream:
         return DeltaStream(generation, answer.chunks, answer.last, grace_s=service.config.shutdown_grace)

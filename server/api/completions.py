@@ -41,17 +41,23 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
         prompt_logprobs=body.logprobs if body.echo else None,
         grammar=await service.check(body.constraint()),
     )
-    generation = await service.generate(
-        f"cmpl-{uuid.uuid4().hex}",
-        prompts,
-        [sampling if body.seed is not None else replace(sampling, seed=secrets.randbits(63)) for _ in prompts],
-        lambda: Answer(model.tokenizer, body.stop_strings),
-        choices=body.best_of or body.choices,
-        tuned_state=tuned_state,
-        tenant=request.state.tenant,
-        arrival=request.state.arrival,
-        cache=body.cache is not False,
-    )
+    answer_id = f"cmpl-{uuid.uuid4().hex}"
+    tenant = request.state.tenant
+    async with service.turn(answer_id, body.session_id, tenant=tenant, tuned_state=tuned_state) as turn:
+        if turn is not None:
+            turn.prompt_ids = prompts[0]
+        generation = await service.generate(
+            answer_id,
+            prompts,
+            [sampling if body.seed is not None else replace(sampling, seed=secrets.randbits(63)) for _ in prompts],
+            lambda: Answer(model.tokenizer, body.stop_strings),
+            choices=body.best_of or body.choices,
+            tuned_state=tuned_state,
+            tenant=tenant,
+            arrival=request.state.arrival,
+            cache=body.cache is not False,
+            turn=turn,
+        )
     answer = CompletionAnswer(body, model, generation)
     if body.stream:
         return DeltaStream(generation, answer.chunks, answer.last, grace_s=service.config.shutdown_grace)

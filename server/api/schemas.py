@@ -50,6 +50,7 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopText = Annotated[str, Field(min_length=1, max_length=512)]
+SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
 BiasKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -107,12 +108,14 @@ class GenerationBody(Body):
     state: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     cache: bool | None = None
     return_token_ids: bool | None = None
-    session_id: Refused = None
+    session_id: SessionId | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> GenerationBody:
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options is only for stream: true", param="stream_options")
+        if self.session_id is not None and self.choices != 1:
+            raise InvalidRequest("a session goes on with one choice: n must be 1", param="n")
         if self.grammar is not None and self.regex is not None:
             raise InvalidRequest("give either grammar or regex", param="regex")
         return self
@@ -234,6 +237,10 @@ class CompletionBody(GenerationBody):
     def _best_of_agrees(self) -> CompletionBody:
         if self.best_of is not None and self.best_of < self.choices:
             raise InvalidRequest(f"best_of must be at least n ({self.choices})", param="best_of")
+        if self.session_id is not None and (len(self.prompts) != 1 or self.best_of not in (None, 1)):
+            raise InvalidRequest("a session goes on with one prompt and one choice", param="session_id")
+        if self.session_id is not None and self.echo:
+            raise InvalidRequest("echo cannot show what a session holds", param="echo")
         if self.stream and self.best_of is not None and self.best_of > self.choices:
             raise InvalidRequest("best_of cannot be streamed: the best is known at the end", param="best_of")
         return self

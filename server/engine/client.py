@@ -21,6 +21,8 @@ from ..config import Config
 from ..errors import EngineError, InvalidRequest, NotReady, RookeryError, StartupError
 from .messages import (
     Accepted,
+    Answered,
+    Ask,
     Cancel,
     Failed,
     Hello,
@@ -34,6 +36,7 @@ from .messages import (
     decode_from_engine,
     encode,
 )
+from .questions import Question, Told
 from .request import EngineInfo, EngineStats, Request
 from .spawn import EngineProcess
 from .stream import EventStream
@@ -82,6 +85,8 @@ class EngineClient:
         self._streams: dict[str, EventStream] = {}
         self._answers: dict[str, asyncio.Future[None]] = {}
         """Requests that the engine has neither accepted nor refused yet."""
+        self._questions: dict[int, asyncio.Future[Told]] = {}
+        self._asked = 0
         self._idle = asyncio.Event()
         """Set while there are no streams."""
         self._idle.set()
@@ -144,6 +149,30 @@ class EngineClient:
         finally:
             self._answers.pop(request.id, None)
         return stream
+
+    async def ask(self, question: Question) -> Told:
+        """Have a question about sessions answered.
+
+        Raises:
+            NotReady: no engine to answer it.
+            RookeryError: as the engine says.
+        """
+        if self.status.phase not in ("ready", "stopping"):
+            raise NotReady(f"the engine is not ready ({self.status.phase.replace('_', ' ')})", retry_after_s=2)
+        self._asked += 1
+        number = self._asked
+        answer: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        self._questions[number] = answer
+        self._send(Ask(number, question))
+        try:
+            return await answer
+        finally:
+            self._questions.pop(number, None)
+
+    def tell(self, question: Question) -> None:
+        """Send a question that has no answer (`DropTurn`)."""
+        self._asked += 1
+        self._send(Ask(self._asked, question))
 
     async def close(self, grace_s: float) -> None:
         """Refuse new requests, give running ones `grace_s` seconds, end the rest with an error, stop the process.
@@ -239,6 +268,8 @@ class EngineClient:
                     if (answer := self._answers.get(request_id)) is not None and not answer.done():
                         answer.set_exception(message.error())
                     self._forget(request_id)
+                case Answered(number, told, refused):
+                    self._answered(number, told, refused)
                 case Progress(phase, progress):
                     if self.info is None:  # a restart stays a restart until it is ready
                         self._become(EngineStatus("warming_up" if phase == "warming_up" else "loading", progress))
@@ -248,6 +279,15 @@ class EngineClient:
                 case Failed():
                     self._patience_s = _STOP_S
                     return message.error()
+
+    def _answered(self, number: int, told: Told | None, refused: Refused | None) -> None:
+        answer = self._questions.get(number)
+        if answer is None or answer.done():
+            return
+        if refused is not None:
+            answer.set_exception(refused.error())
+        else:
+            answer.set_result(told or Told())
 
     def _dispatch(self, step: Step) -> None:
         """Hand the events of a step to their streams."""
@@ -274,6 +314,9 @@ class EngineClient:
 
     def _end_all(self, error: RookeryError) -> None:
         """End every request: streams with an error event, unanswered submits with the error itself."""
+        for question in self._questions.values():
+            if not question.done():
+                question.set_exception(error)
         for request_id, stream in tuple(self._streams.items()):
             answer = self._answers.get(request_id)
             if answer is not None and not answer.done():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from time import perf_counter
 from typing import cast
 
@@ -18,11 +19,15 @@ from rookery.kernels.rows import Rows
 from ..errors import InvalidRequest
 from ..model.base import Model
 from ..state.cache import PrefixCache
+from ..state.store import StateStore
+from ..state.worker import Worker
 from .constraint import Constraints
+from .graphs import CudaRecorder, DecodeGraphs, buckets, recordable
 from .request import EngineStats, Request, TokenEvent
 from .reuse import PrefixReuse
 from .sampler import ChoiceSampling, Draw, Sampler
 from .scheduler import Batch, Choice, Scheduler
+from .sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +67,13 @@ class Engine:
         self.sampler = Sampler()
         self.constraints = constraints
         self.reuse = PrefixReuse(PrefixCache(cache_bytes), self.pool, identity) if cache_bytes else None
+        self.sessions: Sessions | None = None
+        """Where `attach` has given a store for them."""
+        self._unheard: set[str] = set()
+        """Requests of our own, whose events nobody is to see."""
         self._device = self.pool.wkv.device
+        self.graphs: DecodeGraphs | None = None
+        """What `record` has recorded."""
         self._sampling: dict[Choice, ChoiceSampling] = {}
         self._ended: list[TokenEvent] = []
         """Events of choices that ended between steps; the next step reports them."""
@@ -71,7 +82,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a request is waiting or running, or an event has to be reported."""
-        return self.scheduler.busy or bool(self._ended)
+        return self.scheduler.busy or bool(self._ended) or (self.sessions is not None and self.sessions.busy)
 
     @property
     def steps(self) -> int:
@@ -79,9 +90,37 @@ class Engine:
         return self._stats.steps
 
     def close(self) -> None:
-        """Stop the threads that compile grammars."""
+        """Stop the threads that compile grammars and write sessions."""
         if self.constraints is not None:
             self.constraints.close()
+        if self.sessions is not None:
+            self.sessions.close()
+
+    def attach(
+        self, store: StateStore, *, max_sessions: int, session_ttl_s: float | None = None, threaded: bool = True
+    ) -> None:
+        """Serve the sessions of a store, which is the engine's own from now on.
+
+        Args:
+            max_sessions: of one tenant.
+            session_ttl_s: how long a session is kept that nobody uses; None for ever.
+            threaded: whether the store may wait for a disk; False answers at once.
+        """
+        self.sessions = Sessions(
+            store,
+            Worker(threaded=threaded),
+            self.pool,
+            compute=self._compute,
+            abandon=self.cancel,
+            limit=max_sessions,
+            ttl_s=session_ttl_s,
+        )
+
+    def _compute(self, request: Request) -> None:
+        """Run a request of our own, ahead of the queue."""
+        self._unheard.add(request.id)
+        for choice in self.scheduler.submit(request, first=True):
+            self._sampling[choice] = ChoiceSampling(request.sampling, choice.index)
 
     def stats(self) -> EngineStats:
         """As of now."""
@@ -94,6 +133,9 @@ class Engine:
             slots_free=scheduler.slots_free,
             cache_bytes=memory.used_bytes if memory is not None else 0,
             cache_evictions=memory.evictions if memory is not None else 0,
+            sessions=self.sessions.stored if self.sessions is not None else 0,
+            session_bytes=self.sessions.stored_bytes if self.sessions is not None else 0,
+            sessions_damaged=self.sessions.damaged if self.sessions is not None else 0,
         )
 
     def submit(self, request: Request) -> None:
@@ -113,7 +155,13 @@ class Engine:
                 raise InvalidRequest(f"there is no state named {request.tuned_state!r}", param="state") from error
         if request.sampling.grammar is not None and self.constraints is None:
             raise InvalidRequest("this engine has no tokenizer, so it cannot follow a grammar", param="grammar")
+        turn = self.sessions.begin(request) if self.sessions is not None and request.session else None
+        if turn is not None and turn.base is not None:
+            request = dataclasses.replace(request, cache=False)  # prefixes are kept by all tokens from the first on
         for choice in self.scheduler.submit(request):
+            if turn is not None and choice.prefill is not None:
+                choice.prefill.cached = turn.record.tokens
+                choice.prefill.cuts.update(request.boundaries)
             constraint = self.constraints.start(request.sampling) if self.constraints is not None else None
             self._sampling[choice] = ChoiceSampling(request.sampling, choice.index, constraint)
 
@@ -134,6 +182,17 @@ class Engine:
             Exception: whatever the model raises when not even one token of no request goes through it: the device
                 is lost, and only a new process mends that.
         """
+        if self.sessions is not None:
+            self.sessions.poll()
+        events = self._advance()
+        if not self._unheard:
+            return events
+        heard = [event for event in events if event.request_id not in self._unheard]
+        self._unheard.difference_update(event.request_id for event in events if event.finish is not None)
+        return heard
+
+    def _advance(self) -> list[TokenEvent]:
+        """The forward pass of a step, and what it did."""
         events, self._ended = self._ended, []
         self.scheduler.admit()
         self._hold_unready()
@@ -163,6 +222,15 @@ class Engine:
         with torch.inference_mode():
             self.model.logits(self.model.forward(token, Rows.pack([-1], [1], self._device), self.pool))
 
+    def record(self, progress: Callable[[float], None] | None = None) -> None:
+        """Record decode steps where the device can repeat them; before the first request, for it resets the states.
+
+        Args:
+            progress: called with the share done.
+        """
+        if recordable(self._device):
+            self.graphs = DecodeGraphs(self.model, self.pool, CudaRecorder(), buckets(self.pool.slots), progress)
+
     def _hold_unready(self) -> None:
         """Keep prompts from being finished while their grammar still compiles: the step would have to wait for it."""
         if self.constraints is None:
@@ -180,12 +248,13 @@ class Engine:
         self._start_states(batch)
         outputs = [cast(Tensor, prefill.hidden).to(self._device)[None] for prefill in batch.known]
         if batch.slots:
-            token_ids = torch.tensor(batch.token_ids, dtype=torch.int64, device=self._device)
-            hidden = self.model.forward(token_ids, Rows.pack(batch.slots, batch.lengths, self._device), self.pool)
+            hidden = self._pass(batch)
             self._score_prompts(batch, hidden)
             if self.reuse is not None:
                 self.reuse.consumed(batch, hidden)
             outputs.insert(0, hidden)
+        if self.sessions is not None:
+            self.sessions.consumed(batch)
         for prefill in batch.prompts:
             self.pool.copy(prefill.choices[0].slot, [choice.slot for choice in prefill.choices[1:]])
         positions = [position for _, position in batch.ready]
@@ -195,13 +264,25 @@ class Engine:
         every = positions == list(range(len(hidden)))  # as many is not enough: choices share a position
         return self.model.logits(hidden if every else hidden[positions])
 
+    def _pass(self, batch: Batch) -> Tensor:
+        """The batch's tokens through the model, [N, C]: as one recorded step where it only decodes."""
+        if self.graphs is not None and not batch.chunks:
+            hidden = self.graphs.forward(batch.token_ids, batch.slots)
+            if hidden is not None:
+                return hidden
+        token_ids = torch.tensor(batch.token_ids, dtype=torch.int64, device=self._device)
+        return self.model.forward(token_ids, Rows.pack(batch.slots, batch.lengths, self._device), self.pool)
+
     def _start_states(self, batch: Batch) -> None:
         """Give the slots of prompts that start in this step their first state: zero, or a tuned one."""
         fresh = []
         for chunk in batch.chunks:
             if chunk.start > 0:
                 continue
-            state = self.model.initial_state(chunk.prefill.request.tuned_state)
+            request = chunk.prefill.request
+            state = self.sessions.base(request.id) if self.sessions is not None else None
+            if state is None:
+                state = self.model.initial_state(request.tuned_state)
             if state is None:
                 fresh.append(chunk.slot)
             else:
@@ -301,3 +382,5 @@ class Engine:
         del self._sampling[choice]
         if self.reuse is not None:
             self.reuse.left(choice, slot, whole=whole)
+        if self.sessions is not None:
+            self.sessions.left(choice, slot, whole=whole)

@@ -1,19 +1,35 @@
 """What the API processes and the engine process say to each other: msgpack by msgspec, over ZeroMQ.
 
-    API → engine     Hello · Submit · Cancel · Stop
-    engine → API     Progress · Ready · Failed · Accepted · Refused · Step
+    API → engine     Hello · Submit · Cancel · Ask · Stop
+    engine → API     Progress · Ready · Failed · Accepted · Refused · Answered · Step
 
 An API process says Hello and is told where the engine stands; each Submit is answered by Accepted or Refused, and
 then by Steps: one message a step and API process, with every row of it. Steps without events are the heartbeat.
+Questions about sessions (`questions.py`) are numbered, and Answered when the store has done what they ask for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
-from ..errors import EngineError, InvalidRequest, NotReady, PromptTooLong, QueueFull, RookeryError, StartupError
+from ..errors import (
+    EngineError,
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    PromptTooLong,
+    QueueFull,
+    RookeryError,
+    SessionBusy,
+    SessionDamaged,
+    StartupError,
+    StorageFailed,
+    TooManySessions,
+)
+from .questions import Question, Told
 from .request import EngineInfo, EngineStats, Request, TokenEvent
 
 HEARTBEAT_S = 1.0
@@ -36,6 +52,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prefill_budget: int = 512
     cache_bytes: int = 0
     """Host memory for stored states."""
+    data_dir: str | None = None
+    """Folder of the sessions; None keeps them in memory."""
+    state_dtype: Literal["float32", "float16"] = "float32"
+    """Of WKV states on disk."""
+    session_memory_bytes: int = 2**31
+    """Host memory for sessions where there is no folder."""
+    session_ttl_s: float | None = None
+    max_sessions: int = 1000
+    """Of one tenant."""
     threads: int | None = None
     """Threads of one operator on a CPU; None leaves the choice to torch."""
     log_format: str = "text"
@@ -56,6 +81,11 @@ class Submit(_Message, frozen=True):
 class Cancel(_Message, frozen=True):
     request_id: str
     choice: int | None = None
+
+
+class Ask(_Message, frozen=True):
+    number: int
+    question: Question
 
 
 class Stop(_Message, frozen=True):
@@ -108,9 +138,19 @@ class Refused(_Message, frozen=True):
         return error
 
 
+class Answered(_Message, frozen=True):
+    number: int
+    told: Told | None = None
+    refused: Refused | None = None
+
+
 _REFUSALS: dict[str, type[RookeryError]] = {
-    kind.__name__: kind for kind in (InvalidRequest, PromptTooLong, QueueFull, NotReady, EngineError)
-}
+    kind.__name__: kind
+    for kind in (
+        InvalidRequest, PromptTooLong, NotFound, SessionBusy, SessionDamaged, QueueFull, TooManySessions, NotReady,
+        EngineError, StorageFailed,
+    )
+}  # fmt: skip
 
 
 class Step(_Message, frozen=True):
@@ -140,8 +180,8 @@ class Step(_Message, frozen=True):
         yield from self.events
 
 
-ToEngine = Hello | Submit | Cancel | Stop
-FromEngine = Progress | Ready | Failed | Accepted | Refused | Step
+ToEngine = Hello | Submit | Cancel | Ask | Stop
+FromEngine = Progress | Ready | Failed | Accepted | Refused | Answered | Step
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

@@ -27,6 +27,8 @@ from ..logs import configure_logging
 from .messages import (
     HEARTBEAT_S,
     Accepted,
+    Answered,
+    Ask,
     Cancel,
     Failed,
     FromEngine,
@@ -42,6 +44,7 @@ from .messages import (
     decode_to_engine,
     encode,
 )
+from .questions import Question, Told
 from .request import TokenEvent
 
 if TYPE_CHECKING:  # torch takes seconds to import: the socket answers before it is there
@@ -154,8 +157,24 @@ class EngineServer:
                 owner = self._owners.get(request_id)
                 if self.engine is not None and owner is not None and owner.peer == peer:
                     self.engine.cancel(request_id, choice)
+            case Ask(number, question):
+                self._ask(peer, number, question)
             case Stop():
                 self.stopped = True
+
+    def _ask(self, peer: bytes, number: int, question: Question) -> None:
+        """Have a question answered, now or later."""
+
+        def answer(told: Told | RookeryError) -> None:
+            if isinstance(told, RookeryError):
+                self._send(peer, Answered(number, refused=Refused.because("", told)))
+            else:
+                self._send(peer, Answered(number, told))
+
+        if self.engine is None or self.engine.sessions is None:
+            answer(NotReady("the model is still loading", retry_after_s=1))
+        else:
+            self.engine.sessions.ask(question, answer, owner=peer)
 
     def _report(self, events: list[TokenEvent]) -> None:
         """Give each peer the events of its requests in one message; all of them a heartbeat when it is due."""
@@ -195,6 +214,8 @@ class EngineServer:
         for request_id in mine:
             if self.engine is not None:
                 self.engine.cancel(request_id)
+        if self.engine is not None and self.engine.sessions is not None:
+            self.engine.sessions.forget(peer)
 
 
 def load(settings: Settings, server: EngineServer) -> None:
@@ -208,6 +229,8 @@ def load(settings: Settings, server: EngineServer) -> None:
     from rookery.server.text.tokenizer import load_tokenizer
 
     from ..model.load import load_model
+    from ..state.snapshot import StateFormat
+    from ..state.store import StateStore
     from .constraint import Constraints
     from .engine import Engine
 
@@ -250,6 +273,14 @@ def load(settings: Settings, server: EngineServer) -> None:
             "set a smaller --max-batch",
         ) from error
     engine.check()
+    engine.record(lambda share: server.announce(Progress("warming_up", share)))
+    store = StateStore(
+        Path(settings.data_dir) if settings.data_dir is not None else None,
+        StateFormat.of(engine.pool, fingerprint=info.fingerprint, tokenizer=tokenizer.fingerprint),
+        dtype=settings.state_dtype,
+        memory_bytes=settings.session_memory_bytes,
+    )
+    engine.attach(store, max_sessions=settings.max_sessions, session_ttl_s=settings.session_ttl_s)
     server.engine = engine
     server.announce(Ready(replace(info, max_batch=settings.max_batch), engine.stats()))
 

@@ -69,6 +69,8 @@ class Request:
     """Name of a tuned initial state; None starts from zero."""
     cache: bool = True
     """Whether stored states are used for this request, and its own are stored for others."""
+    session: bool = False
+    """Whether it writes a turn of a session: its id is then the turn's name."""
     boundaries: tuple[int, ...] = ()
     """So many tokens of the prompt are sure to begin a later one too, as the messages before do; ascending."""
 
@@ -140,3 +142,9 @@ class EngineStats:
     """Stored states in host memory."""
     cache_evictions: int = 0
     """States dropped from host memory to make room, since the start."""
+    sessions: int = 0
+    """That are stored, of this model."""
+    session_bytes: int = 0
+    """Size of their states."""
+    sessions_damaged: int = 0
+    """Stored states found missing or damaged, since the start."""

@@ -192,8 +192,13 @@ class FairQueue:
     def waits(self, tenant: str) -> bool:
         return tenant in self._tenants
 
-    def push(self, prefill: Prefill) -> None:
-        self._tenants.setdefault(prefill.request.tenant, deque()).append(prefill)
+    def push(self, prefill: Prefill, *, first: bool = False) -> None:
+        waiting = self._tenants.setdefault(prefill.request.tenant, deque())
+        if first:
+            waiting.appendleft(prefill)
+            self._tenants.move_to_end(prefill.request.tenant, last=False)
+        else:
+            waiting.append(prefill)
         self._size += 1
 
     def head(self) -> Prefill | None:
@@ -252,11 +257,11 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self._requests)
 
-    def submit(self, request: Request) -> list[Choice]:
+    def submit(self, request: Request, *, first: bool = False) -> list[Choice]:
         """Take a request; it gets its slots at once where they are free and nobody waits.
 
         The queue holds `max_queue` requests, and beyond that one of each tenant that has none in it: a tenant that
-        fills the queue does not shut the others out.
+        fills the queue does not shut the others out. `first` puts a request before all, whatever the queue holds.
 
         Raises:
             InvalidRequest: it can never run.
@@ -271,11 +276,11 @@ class Scheduler:
                 f"n is {request.choices}; this server runs 1 to {self.max_batch} choices at a time", param="n"
             )
         waits = len(self.queue) > 0 or request.choices > len(self._free)
-        if waits and len(self.queue) >= self.max_queue and self.queue.waits(request.tenant):
+        if not first and waits and len(self.queue) >= self.max_queue and self.queue.waits(request.tenant):
             raise QueueFull(f"{len(self.queue)} requests wait already; try again later", retry_after_s=1)
         choices = [Choice(request, index) for index in range(request.choices)]
         self._requests[request.id] = choices
-        self.queue.push(Prefill(request, request.prompt_ids, list(choices)))
+        self.queue.push(Prefill(request, request.prompt_ids, list(choices)), first=first)
         self.admit()
         return choices[:]
 

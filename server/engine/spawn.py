@@ -94,5 +94,10 @@ def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:
         max_queue=config.max_queue,
         prefill_budget=config.prefill_budget,
         cache_bytes=config.cache_memory,
+        data_dir=str(config.data_dir) if config.data_dir is not None else None,
+        state_dtype=config.state_dtype,
+        session_memory_bytes=config.session_memory,
+        session_ttl_s=config.session_ttl or None,
+        max_sessions=config.max_sessions,
         log_format=config.log_format,
     )

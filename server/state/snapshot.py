@@ -1,0 +1,151 @@
+"""One state as a safetensors file that says what it belongs to and whether it is whole.
+
+Tensors `shift` and `wkv` as in `State`; the metadata names the format, the model (fingerprint, version), the tokenizer,
+the tokens consumed, and a checksum over all of that and the tensors. What does not fit is refused before it is used.
+
+float16 halves `wkv`: every value is rounded by at most 2**-11 of itself (and 2**-25 below 6e-5). Outputs that follow
+differ by some 1e-4 of their range, less and less as the state forgets. RWKV-4's state has exponents: it stays float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .pool import State, StatePool
+
+FORMAT = "rookery-state-1"
+_MAX_HEADER_BYTES = 16 * 1024
+_LARGEST_FLOAT16 = 65504.0
+
+StateDtype = Literal["float32", "float16"]
+
+
+class SnapshotError(Exception):
+    """The bytes are no state that can be used here; the message says why, in one clause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateFormat:
+    """What a state must agree with to be continued: which model and tokenizer, and the sizes."""
+
+    fingerprint: str
+    tokenizer: str
+    version: str
+    shift_shape: tuple[int, ...]
+    wkv_shape: tuple[int, ...]
+    shift_dtype: torch.dtype
+
+    @classmethod
+    def of(cls, pool: StatePool, *, fingerprint: str, tokenizer: str) -> StateFormat:
+        """Of the states in a pool."""
+        return cls(
+            fingerprint=fingerprint,
+            tokenizer=tokenizer,
+            version=pool.shape.version,
+            shift_shape=tuple(pool.shift.shape[1:]),
+            wkv_shape=tuple(pool.wkv.shape[1:]),
+            shift_dtype=pool.shift.dtype,
+        )
+
+    @property
+    def model(self) -> str:
+        """One name for all that must agree."""
+        names = (self.fingerprint, self.tokenizer, self.version, str(self.shift_shape), str(self.wkv_shape))
+        return blake2b("\n".join(names).encode(), digest_size=16).hexdigest()
+
+
+def write_snapshot(
+    state: State, format: StateFormat, *, tokens: int, tuned_state: str | None, dtype: StateDtype
+) -> bytes:
+    """The file's content."""
+    wkv = state.wkv
+    if dtype == "float16" and format.version != "4":
+        wkv = wkv.clamp(-_LARGEST_FLOAT16, _LARGEST_FLOAT16).to(torch.float16)
+    tensors = {"shift": state.shift.contiguous(), "wkv": wkv.contiguous()}
+    about = {
+        "format": FORMAT,
+        "fingerprint": format.fingerprint,
+        "tokenizer": format.tokenizer,
+        "version": format.version,
+        "tokens": str(tokens),
+        "tuned_state": tuned_state or "",
+    }
+    return safetensors.torch.save(tensors, {**about, "checksum": _checksum(about, tensors)})
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A state read back."""
+
+    state: State
+    tokens: int
+    tuned_state: str | None
+
+
+def read_snapshot(data: bytes, format: StateFormat) -> Loaded:
+    """The state in a file's content.
+
+    Raises:
+        SnapshotError: damaged, cut short, or of another model.
+    """
+    about = _metadata(data)
+    for name, expected in (
+        ("format", FORMAT),
+        ("fingerprint", format.fingerprint),
+        ("version", format.version),
+        ("tokenizer", format.tokenizer),
+    ):
+        if about.get(name) != expected:
+            what = {"format": "no state file of this server", "tokenizer": "of another tokenizer"}
+            raise SnapshotError(f"it is {what.get(name, 'of another model')}")
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise SnapshotError("it is damaged") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != {"shift": format.shift_shape, "wkv": format.wkv_shape}:
+        raise SnapshotError("its tensors have other shapes than this model's")
+    checksum = about.pop("checksum", "")
+    if checksum != _checksum(about, tensors):
+        raise SnapshotError("its checksum does not match")
+    floats = (torch.float32, torch.float16, torch.bfloat16)
+    if any(tensor.dtype not in floats or not tensor.isfinite().all() for tensor in tensors.values()):
+        raise SnapshotError("it holds values that no state has")
+    if not about["tokens"].isdecimal() or len(about["tokens"]) > 15:
+        raise SnapshotError("it is damaged")
+    state = State(shift=tensors["shift"].to(format.shift_dtype), wkv=tensors["wkv"].to(torch.float32))
+    return Loaded(state, int(about["tokens"]), about.get("tuned_state") or None)
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > _MAX_HEADER_BYTES or 8 + size > len(data):
+        raise SnapshotError("it is no safetensors file, or cut short")
+    try:
+        header = json.loads(data[8 : 8 + size])
+        about = header["__metadata__"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SnapshotError("its header cannot be read") from error
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise SnapshotError("its header cannot be read")
+    if "tokens" not in about:
+        raise SnapshotError("it is no state file of this server")
+    return about
+
+
+def _checksum(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    digest = blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=32)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
