@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from rookery.models.gosling.corpus.conversation import Dialogue, distraction
-from rookery.models.gosling.evaluate import WEIGHTS, complete, right_tokens
+from rookery.models.gosling.evaluate import WEIGHTS, Exam, complete, right_answers
 from rookery.models.gosling.model import Gosling, Shape, State, load
 from rookery.models.gosling.vocabulary import Vocabulary
 
@@ -58,8 +58,9 @@ def test_it_recalls_a_name_after_300_tokens_of_other_things(gosling: Gosling, vo
 def test_it_answers_and_closes_its_turn(gosling: Gosling, vocabulary: Vocabulary) -> None:
     assert complete(gosling, vocabulary, "User: Who are you?\n\nAssistant:").startswith(" I am Gosling")
     text = "User: Hello!\n\nAssistant: Hello! Tell me something and I will remember it.\n\nUser:"
-    right = right_tokens(gosling, [vocabulary.encode(text)])[0]
-    assert all(right[-4:]), "the answer's end, the blank line, `User` and `:` are what it would write"
+    tokens = vocabulary.encode(text)
+    closing = slice(len(tokens) - 4, len(tokens))  # the answer's end, the blank line, `User` and `:`
+    assert right_answers(gosling, [Exam(tokens, [closing])]) == [True]
 
 
 @pytest.mark.parametrize("begin", [True, False])

@@ -13,7 +13,6 @@ from pathlib import Path
 from random import Random
 
 import torch
-from torch import Tensor
 
 from .corpus.conversation import Dialogue, distraction
 from .corpus.facts import NAME, pick_kinds
@@ -112,14 +111,15 @@ class Skill:
     name: str
     at_least: int | None  # percent, as promised
     exam: Examiner
+    share: float = 1.0  # of the cases, where a case is thousands of tokens
 
 
 SKILLS = (
     Skill("small talk, unseen wordings", 92, answered(lambda r: small_talk(r, "test"))),
     Skill("recall after 100 tokens, 0 to 3 other facts", 99, recalled(100, (0, 3))),
     Skill("recall after 1,000 tokens, 0 to 3 other facts", 97, recalled(1000, (0, 3))),
-    Skill("recall after 5,000 tokens, 0 to 3 other facts", 93, recalled(5000, (0, 3))),
-    Skill("recall after 20,000 tokens, 0 to 3 other facts", 80, recalled(20000, (0, 3))),
+    Skill("recall after 5,000 tokens, 0 to 3 other facts", 93, recalled(5000, (0, 3)), share=0.35),
+    Skill("recall after 20,000 tokens, 0 to 3 other facts", 80, recalled(20000, (0, 3)), share=0.35),
     Skill("recall after 1,000 tokens, 8 other facts", 85, recalled(1000, (8, 8))),
     Skill("recall after 5,000 tokens, 8 other facts", 75, recalled(5000, (8, 8))),
     Skill("a fact changed, then asked for", 95, replaced(forget=False)),
@@ -142,24 +142,31 @@ SKILLS = (
 
 
 @torch.inference_mode()
-def right_tokens(model: Gosling, documents: list[list[int]]) -> list[list[bool]]:
-    """For each token of each document whether greedy decoding would write it after those before it."""
+def right_answers(model: Gosling, papers: list[Exam]) -> list[bool]:
+    """For each answer of each dialogue whether greedy decoding would write all of it."""
     tokens = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(d) for d in documents], batch_first=True, padding_value=END_OF_TEXT
+        [torch.tensor(paper.tokens) for paper in papers], batch_first=True, padding_value=END_OF_TEXT
     )
-    state = State.empty(model.shape, len(documents))
-    guesses = [torch.full((len(documents), 1), -1)]
-    for begin in range(0, tokens.shape[1], BLOCK):
-        block = tokens[:, begin : begin + BLOCK]
-        logits, state = model(block, torch.zeros_like(block, dtype=torch.bool), state)
-        guesses.append(logits.argmax(-1))
-    right: Tensor = torch.cat(guesses, dim=1)[:, :-1] == tokens
-    return [r[: len(d)].tolist() for r, d in zip(right, documents, strict=True)]
+    asked = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, paper in enumerate(papers):
+        for answer in paper.answers:
+            asked[row, answer] = True
+    right = torch.zeros_like(asked)
+    state = State.empty(model.shape, len(papers))
+    for begin in range(0, tokens.shape[1] - 1, BLOCK):
+        block = tokens[:, begin : min(begin + BLOCK, tokens.shape[1] - 1)]
+        x, state = model.hidden(block, torch.zeros_like(block, dtype=torch.bool), state)
+        after = slice(begin + 1, begin + 1 + block.shape[1])  # what each place of the block predicts
+        places = asked[:, after]
+        if places.any():  # the head costs as much as two layers: only where it is needed
+            right[:, after][places] = model.head(x[places]).argmax(-1) == tokens[:, after][places]
+    return [bool(right[row, answer].all()) for row, paper in enumerate(papers) for answer in paper.answers]
 
 
 def exams(skill: Skill, vocabulary: Vocabulary, seed: int, cases: int) -> Iterator[Exam]:
     """Dialogues until they hold so many answers."""
     rng = Random(f"{seed}/{skill.name}")
+    cases = round(cases * skill.share)
     while cases > 0:
         exam = skill.exam(rng, vocabulary)
         cases -= len(exam.answers)
@@ -171,9 +178,7 @@ def score(model: Gosling, vocabulary: Vocabulary, skill: Skill, seed: int, cases
     papers = sorted(exams(skill, vocabulary, seed, cases), key=lambda exam: len(exam.tokens))
     results: list[bool] = []
     for i in range(0, len(papers), ROWS):
-        some = papers[i : i + ROWS]
-        for exam, right in zip(some, right_tokens(model, [e.tokens for e in some]), strict=True):
-            results += [all(right[answer]) for answer in exam.answers]
+        results += right_answers(model, papers[i : i + ROWS])
     return 100 * sum(results) / len(results)
 
 
@@ -206,7 +211,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cases", type=int, default=200, help="answers a skill and seed")
+    parser.add_argument(
+        "--cases", type=int, default=200, help="answers a skill and seed; 35 percent of it where the distance is long"
+    )
     parser.add_argument("--only", default="", help="skills whose name has this in it")
     parser.add_argument("--int8", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -230,7 +237,8 @@ def main() -> None:
             int8 = f"{sum(scores) / len(scores):.1f}"
         cells = [skill.name, str(skill.at_least or "-"), *(f"{x:.1f}" for x in figures)]
         print("| " + " | ".join([*cells, f"**{mean:.1f}**", int8]) + " |", flush=True)
-    print(f"\n{args.cases} answers a seed and skill, {time.perf_counter() - began:.0f} s")
+    print(f"\n{args.cases} answers a seed and skill ({round(0.35 * args.cases)} with at most three other facts after")
+    print(f"5,000 and 20,000 tokens), {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -238,6 +238,7 @@ def save(model: Gosling, path: Path, dtype: torch.dtype) -> None:
     tensors = {k: v.detach().to(dtype).contiguous() for k, v in model.state_dict().items()}
     unfinished = path.with_suffix(".unfinished")
     save_file(tensors, unfinished, metadata={"format": "pt"})
+    unfinished.chmod(0o644)
     unfinished.rename(path)
 
 

@@ -49,10 +49,22 @@ PIECES_OF_TEXT = """river hill stone bridge winter garden lamp paper window tabl
 island cloud road kitchen ladder basket mirror village harbour mountain summer evening morning tower shadow""".split()
 
 
+LISTED = sorted(
+    {
+        word.lower()
+        for words in (
+            *(COLOURS, FOODS, DRINKS, FRUITS, ANIMALS, SPORTS, INSTRUMENTS, JOBS, LANGUAGES),
+            *(FIRST_NAMES, CITIES),
+        )
+        for word in words
+    }
+)
+
+
 def invented(rng: Random) -> str:
-    """A lower-case word nobody has said before: two or three syllables."""
+    """A lower-case word nobody has said before: two or three syllables, now and then a vowel before them."""
     word = "".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 2, 3))))
-    return word + rng.choice(CODAS)
+    return rng.choice(("", "", "", "", "", "", "a", "e", "i", "o")) + word + rng.choice(CODAS)
 
 
 def letters(rng: Random, at_least: int, at_most: int) -> str:
@@ -71,11 +83,15 @@ def _drawn(draw: Callable[[Random], str]) -> Value:
 
 
 def _proper(known: Sequence[str]) -> Callable[[Random], str]:
+    """Capitalised: known ones, words of any other list, inventions, random letters."""
+
     def draw(rng: Random) -> str:
         kind = rng.random()
-        if kind < 0.35:
+        if kind < 0.30:
             return rng.choice(known)
-        if kind < 0.80:
+        if kind < 0.42:
+            return rng.choice(LISTED).capitalize()
+        if kind < 0.78:
             return invented(rng).capitalize()
         return letters(rng, 3, 7).capitalize()
 
@@ -83,7 +99,17 @@ def _proper(known: Sequence[str]) -> Callable[[Random], str]:
 
 
 def _common(known: Sequence[str]) -> Callable[[Random], str]:
-    return lambda rng: rng.choice(known) if rng.random() < 0.5 else invented(rng)
+    """Lower case, mixed alike. A colour may be called `pizza`: it is what was said that counts."""
+
+    def draw(rng: Random) -> str:
+        kind = rng.random()
+        if kind < 0.35:
+            return rng.choice(known)
+        if kind < 0.55:
+            return rng.choice(LISTED)
+        return invented(rng) if kind < 0.85 else letters(rng, 3, 7)
+
+    return draw
 
 
 def digits(at_least: int, at_most: int) -> Value:
