@@ -110,11 +110,13 @@ class ApiServer:
 
 
 @contextmanager
-def api_server() -> Iterator[ApiServer]:
+def api_server(
+    engine: FakeEngine | None = None, config: Config | None = None, *, demo: bool = False
+) -> Iterator[ApiServer]:
     """A server on a free port."""
-    config = Config(served_model_name=(MODEL,))
-    engine = FakeEngine(config=config)
-    app = create_app(config, engine)
+    config = config or Config(served_model_name=(MODEL,))
+    engine = engine or FakeEngine(config=config)
+    app = create_app(config, engine, demo=demo)
     listener = socket.create_server(("127.0.0.1", 0))
     started = threading.Event()
     loops: list[asyncio.AbstractEventLoop] = []

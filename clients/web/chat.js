@@ -1,12 +1,12 @@
 // Asking for replies: send, edit, ask again, stop. A reply grows in its turn of the conversation's tree.
 
 import { ApiError, streamChat } from "./api.js";
-import { find, put } from "./conversations.js";
+import { find, forgetSurplus, put } from "./conversations.js";
 import { askForKey } from "./server.js";
 import { askInSession } from "./sessions.js";
 import { requestFields } from "./settings.js";
 import { current, currentModel, get, set } from "./store.js";
-import { addTurn, changeTurn, lastTurnId, messagesUpTo, ROOT } from "./tree.js";
+import { addTurn, changeTurn, lastTurnId, ROOT, toMessages, turnsUpTo } from "./tree.js";
 
 /**
  * @typedef {import("./tree.js").Conversation} Conversation
@@ -82,9 +82,10 @@ async function reply(conversation, userTurn) {
     const fields = { model, ...requestFields(get().settings) };
     const chunks = begun.stateful
       ? askInSession(begun, userTurn, fields, abort.signal, (session) => writer.note({ session }))
-      : streamChat({ ...fields, messages: messagesUpTo(begun, userTurn) }, abort.signal);
+      : streamChat({ ...fields, messages: toMessages(begun.system, turnsUpTo(begun, userTurn)) }, abort.signal);
     for await (const chunk of chunks) writer.add(chunk);
     writer.end({ finish: writer.finish });
+    if (begun.stateful) await forgetSurplus(begun.id);
   } catch (error) {
     if (abort.signal.aborted) {
       writer.end({ finish: "stopped" });

@@ -1,7 +1,8 @@
 // What a user does with whole conversations: open, make, rename, delete, search, export, import.
 
 import * as database from "./database.js";
-import { get, set, toast } from "./store.js";
+import { forget, sessionsOf, surplusOf } from "./sessions.js";
+import { get, set, toast, UNDO_MS } from "./store.js";
 import { emptyConversation, shownTurns, ROOT } from "./tree.js";
 
 /** @typedef {import("./tree.js").Conversation} Conversation */
@@ -11,6 +12,7 @@ export const isEmpty = (conversation) => conversation.turns[ROOT].children.lengt
 
 /** Read what this device holds and open the newest, or an empty one. */
 export async function openStored() {
+  /** @type {Conversation[]} */
   let stored = [];
   try {
     stored = await database.readAll();
@@ -78,6 +80,37 @@ export function remove(conversation) {
       open(conversation.id);
     },
   });
+  setTimeout(() => find(conversation.id) || release(sessionsOf(conversation)), UNDO_MS);
+}
+
+/**
+ * Give up states of the server that no conversation here refers to any more.
+ *
+ * @param {string[]} sessions
+ */
+async function release(sessions) {
+  const used = new Set(get().conversations.flatMap(sessionsOf));
+  try {
+    await forget(sessions.filter((session) => !used.has(session)));
+  } catch (error) {
+    toast(`States of the server could not be deleted: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
+/**
+ * Keep only the newest states of a conversation.
+ *
+ * @param {string} id
+ */
+export async function forgetSurplus(id) {
+  const conversation = find(id);
+  const surplus = new Set(conversation && surplusOf(conversation));
+  if (!conversation || !surplus.size) return;
+  const turns = Object.entries(conversation.turns).map(([name, { session, ...turn }]) =>
+    /** @type {const} */ ([name, session && !surplus.has(session) ? { ...turn, session } : turn]),
+  );
+  put({ ...conversation, turns: Object.fromEntries(turns) });
+  await release([...surplus]);
 }
 
 /** @param {Conversation} conversation */

@@ -26,29 +26,31 @@ function escape(text) {
   return text.replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
 }
 
+/** @typedef {{type: string, raw: string, text: string, href: string, lang?: string, checked: boolean}} Token */
+
 const marked = new Marked({ gfm: true });
 marked.use({
   renderer: {
-    html({ text }) {
+    html(/** @type {Token} */ { text }) {
       return /^<br ?\/?>$/i.test(text) ? "<br>" : escape(text);
     },
-    image({ href, text }) {
+    image(/** @type {Token} */ { href, text }) {
       return `<a href="${escape(href)}">${escape(text || href)}</a>`;
     },
-    checkbox({ checked }) {
+    checkbox(/** @type {Token} */ { checked }) {
       return checked ? "☑ " : "☐ ";
     },
-    code({ text, lang }) {
+    code(/** @type {Token} */ { text, lang }) {
       const name = escape((lang ?? "").split(/\s/)[0].slice(0, 40));
       const bar = `<div class="code-bar"><span>${name}</span><button class="copy-code">Copy</button></div>`;
       return `<div class="code">${bar}<pre tabindex="0"><code>${escape(text)}</code></pre></div>`;
     },
-    table(token) {
+    table(/** @type {Token} */ token) {
       return `<div class="table" tabindex="0">${Renderer.prototype.table.call(this, token)}</div>`;
     },
   },
   tokenizer: {
-    table(source) {
+    table(/** @type {string} */ source) {
       // a short row is filled up to the header's width: a small text can ask for a huge table
       const lines = source.slice(0, source.search(/\n[ \t]*\n|$(?![^])/)).split("\n");
       return lines.length * lines[0].split("|").length > MAX_TABLE_CELLS ? undefined : false;
@@ -66,7 +68,7 @@ const ALLOWED = {
   ALLOW_DATA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
 };
-DOMPurify.addHook("afterSanitizeAttributes", (element) => {
+DOMPurify.addHook("afterSanitizeAttributes", (/** @type {Element} */ element) => {
   if (element.tagName !== "A" || !element.hasAttribute("href")) return;
   element.setAttribute("target", "_blank");
   element.setAttribute("rel", "noopener noreferrer nofollow");
@@ -75,7 +77,7 @@ DOMPurify.addHook("afterSanitizeAttributes", (element) => {
 /**
  * @typedef {object} Block a paragraph, list, table, code block …
  * @property {string} source equal sources give equal blocks
- * @property {import("./vendor/marked.js").Token | null} token null: shown as it is
+ * @property {Token | null} token null: shown as it is
  */
 
 /**
@@ -88,7 +90,7 @@ export function blocksOf(text) {
   const plain = [{ source: text, token: null }];
   if (costly(text)) return plain;
   try {
-    const tokens = marked.lexer(text);
+    const tokens = /** @type {Token[]} */ (marked.lexer(text));
     return tokens.filter(({ type }) => type !== "space").map((token) => ({ source: token.raw, token }));
   } catch (error) {
     if (error instanceof RangeError) return plain; // nested too deep in a way not foreseen

@@ -7,7 +7,11 @@
 export function snippets({ baseUrl, model, needsKey }) {
   const name = JSON.stringify(model);
   const header = needsKey ? ` \\\n  -H "Authorization: Bearer $OPENAI_API_KEY"` : "";
-  const body = JSON.stringify({ model, messages: [{ role: "user", content: "Hello!" }], stream: true });
+  const body = `{
+    "model": ${name},
+    "messages": [{"role": "user", "content": "Hello!"}],
+    "stream": true
+  }`;
   const pythonKey = needsKey ? `os.environ["OPENAI_API_KEY"]` : `"none"`;
   const nodeKey = needsKey ? `process.env.OPENAI_API_KEY` : `"none"`;
   return {

@@ -84,6 +84,9 @@ export function changeSettings(change) {
   writeSettings(settings);
 }
 
+/** How long a toast can be acted on. */
+export const UNDO_MS = 8000;
+
 /**
  * @param {string} text
  * @param {Toast["action"]} [action]
@@ -91,5 +94,5 @@ export function changeSettings(change) {
 export function toast(text, action) {
   const shown = { text, action };
   set({ toast: shown });
-  setTimeout(() => state.toast === shown && set({ toast: null }), action ? 8000 : 4000);
+  setTimeout(() => state.toast === shown && set({ toast: null }), action ? UNDO_MS : UNDO_MS / 2);
 }

@@ -164,14 +164,14 @@ export function copyUpTo(conversation, id) {
 }
 
 /**
- * What the API is sent: system prompt and turns up to this one. Failed and empty replies are left out.
+ * What the API is sent: the system prompt and these turns. Empty replies are left out.
  *
- * @param {Conversation} conversation
- * @param {string} id
+ * @param {string} system
+ * @param {Turn[]} turns
  * @returns {{role: string, content: string}[]}
  */
-export function messagesUpTo(conversation, id) {
-  const said = turnsUpTo(conversation, id).filter((turn) => turn.content !== "");
-  const system = conversation.system.trim() ? [{ role: "system", content: conversation.system }] : [];
-  return [...system, ...said.map(({ role, content }) => ({ role, content }))];
+export function toMessages(system, turns) {
+  const said = turns.filter(({ role, content }) => role !== "root" && content !== "");
+  const first = system.trim() ? [{ role: "system", content: system }] : [];
+  return [...first, ...said.map(({ role, content }) => ({ role, content }))];
 }

@@ -13,7 +13,9 @@ export function Composer({ state, conversation }) {
   const ready = state.phase === "ready";
 
   useEffect(() => {
-    if (matchMedia("(min-width: 760px)").matches) box.current?.focus(); // on a phone that would open the keyboard
+    const onPhone = !matchMedia("(min-width: 760px)").matches; // there the keyboard would cover the chat
+    const typing = document.activeElement?.closest("input, textarea, select, dialog");
+    if (!onPhone && !typing) box.current?.focus();
   }, [conversation.id, ready]);
   useLayoutEffect(() => {
     const area = /** @type {HTMLTextAreaElement} */ (box.current);

@@ -24,7 +24,8 @@ import { Markdown } from "./markdown.js";
 export class Message extends Component {
   /** @param {Props} next turns are never changed in place, so that comparing is enough */
   shouldComponentUpdate(next) {
-    return Object.keys(next).some((name) => next[name] !== this.props[name]);
+    const names = /** @type {(keyof Props)[]} */ (Object.keys(next));
+    return names.some((name) => next[name] !== this.props[name]);
   }
 
   /** @param {Props} props */

@@ -13,7 +13,7 @@ export function SettingsPanel({ state: { settings }, conversation }) {
   return html`<${Panel} title="Settings">
     <section>
       <h3><label for="system">System prompt</label></h3>
-      <p class="hint">Of this chat. Empty: none is sent.</p>
+      <p class="hint">Of this chat. ${conversation.stateful ? "Read once, with the first message." : "Empty: none is sent."}</p>
       <textarea
         id="system"
         rows="4"

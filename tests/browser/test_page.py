@@ -1,0 +1,145 @@
+"""The page around the chat: keys, memory, dialogs, small screens, looks, and what assistive technology is told."""
+
+from __future__ import annotations
+
+from playwright.sync_api import BrowserContext, Page, expect
+
+from rookery.server.config import Config
+
+from ..api_server import MODEL, api_server
+from .conftest import Chat, ScriptedEngine, Watch, open_chat
+
+
+def test_a_server_with_keys_asks_for_one(page: Page, watch: Watch) -> None:
+    watch.expected += ["401", "/v1/sessions"]
+    config = Config(served_model_name=(MODEL,), api_key=("correct-key",))
+    with api_server(ScriptedEngine(config), config, demo=True) as server:
+        page.goto(server.url)
+        key = page.get_by_label("This server asks for an API key.")
+        key.fill("wrong-key")
+        key.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("The server does not know this key.")
+        key.fill("correct-key")
+        key.press("Enter")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.get_by_text("This is the small built-in model.")).to_be_visible()
+        chat = Chat(page)
+        chat.ask("hello")
+        expect(chat.replies).to_have_text("Reply 1.")
+        page.reload()
+        chat.ask("again")
+        chat.button("Connect your app")
+        expect(page.get_by_role("dialog")).to_contain_text('-H "Authorization: Bearer $OPENAI_API_KEY"')
+        expect(page.get_by_role("dialog")).not_to_contain_text("correct-key")
+        watch.check(server.url)
+
+
+def test_memory_is_shown_against_tokens(chat: Chat, engine: ScriptedEngine) -> None:
+    chat.ask("one")
+    chat.ask("two")
+    chat.button("Memory")
+    panel = chat.page.get_by_role("complementary", name="Memory")
+    expect(panel.get_by_role("heading", name="Memory")).to_be_focused()
+    figures = panel.locator(".figures dd:not(.hint)")
+    tokens = len(engine.submitted[-1].prompt_ids) + len("Reply 2.")
+    # one layer of 64 channels: 1 x 64 x 2 x 2 bytes a token
+    expect(figures).to_have_text(["1.02 kB", str(tokens), f"{tokens * 256 / 1000:.3g} kB"])
+    expect(panel.locator("circle.state")).to_have_count(2)
+    heights = panel.locator("circle.state").evaluate_all("all => all.map((one) => one.getAttribute('cy'))")
+    assert len(set(heights)) == 1
+    chat.page.keyboard.press("Escape")
+    expect(panel).to_have_count(0)
+    expect(chat.page.get_by_role("button", name="Memory")).to_be_focused()
+
+
+def test_snippets_name_this_server(chat: Chat) -> None:
+    chat.button("Connect your app")
+    dialog = chat.page.get_by_role("dialog")
+    address = f"{chat.page.url}v1"
+    for language, part in (("curl", "/chat/completions"), ("Python", "from openai import"), ("Node", "import OpenAI")):
+        dialog.get_by_role("button", name=language).click()
+        expect(dialog.locator("pre")).to_contain_text(part)
+        expect(dialog.locator("pre")).to_contain_text(address)
+        expect(dialog.locator("pre")).to_contain_text(MODEL)
+    chat.page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(chat.page.get_by_role("button", name="Connect your app")).to_be_focused()
+
+
+def test_code_can_be_copied(chat: Chat, engine: ScriptedEngine, context: BrowserContext) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    engine.text = "See:\n\n```python\nprint('<rook>')\n```"
+    chat.ask("code")
+    chat.page.locator("button.copy-code").click()
+    expect(chat.page.locator("button.copy-code")).to_have_text("Copied")
+    assert chat.page.evaluate("navigator.clipboard.readText()") == "print('<rook>')"
+
+
+def test_everything_has_a_name_and_shortcuts_are_listed(chat: Chat) -> None:
+    chat.ask("hello")
+    page = chat.page
+    page.keyboard.press("Control+/")
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_contain_text("New chat")
+    page.keyboard.press("Escape")
+    chat.button("Settings")
+    nameless = """() => {
+        const all = document.querySelectorAll('button, input:not([hidden]), textarea, select, a[href], [role=img]');
+        const named = (one) => one.ariaLabel || one.textContent.trim() || one.labels?.length;
+        return [...all].filter((one) => !named(one)).map((one) => one.outerHTML);
+    }"""
+    assert page.evaluate(nameless) == []
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_dark_and_light(chat: Chat) -> None:
+    page = chat.page
+    colour = "getComputedStyle(document.documentElement).backgroundColor"
+    light = page.evaluate(colour)
+    page.emulate_media(color_scheme="dark")
+    expect(page.locator(":root[data-theme=dark]")).to_have_count(1)
+    assert page.evaluate(colour) != light
+    page.keyboard.press("Control+Shift+L")
+    assert page.evaluate(colour) == light
+    page.reload()
+    expect(page.locator(":root[data-theme=light]")).to_have_count(1)
+
+
+def test_it_fits_a_phone(chat: Chat, engine: ScriptedEngine) -> None:
+    page = chat.page
+    page.set_viewport_size({"width": 360, "height": 740})
+    engine.text = f"{'x' * 300}\n\n```\n{'y' * 300}\n```\n\n| {'a | ' * 20}\n|{'---|' * 20}\n| {'b | ' * 20}"
+    chat.ask("wide things")
+    too_wide = (
+        "document.scrollingElement.scrollWidth > innerWidth || document.querySelector('main').scrollWidth > innerWidth"
+    )
+    assert not page.evaluate(too_wide)
+    expect(page.get_by_role("searchbox")).not_to_be_visible()
+    page.get_by_role("button", name="Chats").click()
+    expect(page.get_by_role("searchbox")).to_be_visible()
+    page.locator(".conversations .title").click()
+    expect(page.get_by_role("searchbox")).not_to_be_visible()
+    page.get_by_role("button", name="Memory").click()
+    assert not page.evaluate(too_wide)
+
+
+def test_a_reader_who_scrolled_up_is_left_alone(chat: Chat, engine: ScriptedEngine) -> None:
+    engine.text = "line\n\n" * 120
+    chat.ask("much")
+    thread = chat.page.locator(".thread")
+    at_end = "one => one.scrollHeight - one.scrollTop - one.clientHeight < 5"
+    assert thread.evaluate(at_end)
+    thread.evaluate("one => one.scrollTo(0, 0)")
+    expect(chat.page.get_by_role("button", name="To the end")).to_be_visible()
+    engine.text = "short"
+    chat.last.get_by_role("button", name="Ask again").dispatch_event("click")
+    expect(chat.replies).to_have_text("short")
+
+
+def test_two_pages_over_one_server_are_apart(chat: Chat, context: BrowserContext) -> None:
+    """Conversations are the browser's: another profile sees none of them."""
+    chat.ask("mine")
+    browser = context.browser
+    assert browser is not None
+    other = browser.new_context()
+    expect(open_chat(other.new_page(), chat.page.url).turns).to_have_count(0)
+    other.close()
