@@ -22,8 +22,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
 from .. import __version__
-from .api import chat, completions, docs, health, models, sessions, tokens
+from .api import chat, completions, docs, embeddings, health, models, sessions, tokens
 from .api.auth import KeyGuard, read_keys
+from .api.openapi import ERRORS
 from .api.page import page_router
 from .config import Config
 from .edge.answers import error_headers
@@ -56,6 +57,7 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
+        responses=ERRORS,
         redirect_slashes=False,  # a redirect would be built from the Host header
     )
     app.state.config = config
@@ -68,7 +70,7 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
         lambda: engine.stats, lambda: engine.info, model_name=(*config.served_model_name, "default")[0]
     )
     app.state.service = Service(config, engine, app.state.metrics)
-    for part in (chat, completions, sessions, tokens, models, health, docs):
+    for part in (chat, completions, embeddings, sessions, tokens, models, health, docs):
         app.include_router(part.router)
     app.include_router(page_router())
     app.add_exception_handler(RookeryError, _answer_error)

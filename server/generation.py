@@ -38,6 +38,8 @@ class Delta:
     """Of plain text let through so far, since the start of the choice."""
     cut: bool = False
     """A stop string has ended the text at `characters`."""
+    embedding: bytes | None = None
+    """As in `TokenEvent`."""
 
     @property
     def drawn(self) -> list[TokenEvent]:
@@ -173,6 +175,7 @@ class Generation:
             delta = deltas.get(choice) or deltas.setdefault(choice, Delta(choice))
             if event.prompt_logprobs is not None:
                 self.prompt_logprobs[number] = event.prompt_logprobs
+            delta.embedding = delta.embedding or event.embedding
             if event.cached_tokens > self._cached[number]:
                 self._meter.cached(event.cached_tokens - self._cached[number])
                 self._cached[number] = event.cached_tokens

@@ -213,6 +213,12 @@ class Service:
             rest -= len(self.model.tokenizer.token_bytes(ids[count]))
         return (count - 1,) if count > 1 else ()
 
+    async def prompt(self, given: str | list[int], *, param: str) -> list[int]:
+        """Token ids of a text, or those given; raises as `encode` and `check_prompt` do."""
+        if isinstance(given, str):
+            return await self.encode(given, param=param)
+        return self.check_prompt(given, param=param)
+
     def _check_length(self, characters: int, *, param: str) -> None:
         longest, limit = self.model.longest_token, self.config.max_prompt_tokens
         if characters > limit * longest:
@@ -275,6 +281,7 @@ class Service:
         cache: bool = True,
         boundaries: tuple[int, ...] = (),
         turn: SessionTurn | None = None,
+        embed: bool = False,
     ) -> Generation:
         """Admit a request: all its prompts are in the engine when this returns.
 
@@ -287,6 +294,7 @@ class Service:
             cache: whether stored states are used and kept.
             boundaries: of the one prompt, see `boundaries`.
             turn: of the session that the one prompt and its one choice continue.
+            embed: ask for the model's output at the end of each prompt.
 
         Raises:
             QueueFull, NotReady, InvalidRequest, EngineError: as the engine says; nothing runs then.
@@ -304,6 +312,7 @@ class Service:
                     cache=cache,
                     boundaries=boundaries,
                     session=turn is not None,
+                    embed=embed,
                 )
                 streams.append(await self.engine.submit(request))
         except BaseException:

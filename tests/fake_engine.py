@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,6 +63,11 @@ class FakeEngine(EngineClient):
         self._loaded = info
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def silent_s(self) -> float:
+        """It has no heartbeat, and is never silent."""
+        return 0.0
+
     async def start(self) -> None:
         self.info = self._loaded
         self.stats = EngineStats(slots_free=self._loaded.max_batch)
@@ -112,6 +118,9 @@ class FakeEngine(EngineClient):
         prompt = None
         if step == 0 and choice == 0 and sampling.prompt_logprobs is not None:
             prompt = (None, *(TokenLogprobs(-1.0, ((id, -1.0),)) for id in request.prompt_ids[1:]))
+        if request.embed:
+            vector = struct.pack("<64f", *(float(id) for id in (request.prompt_ids * 64)[:64]))
+            return TokenEvent(request.id, choice, None, "length", embedding=vector)
         if self.fail_after is not None and step >= self.fail_after:
             return TokenEvent(request.id, choice, None, "error", error="the step failed")
         if step >= sampling.max_tokens:

@@ -32,6 +32,12 @@ def write_tiny(folder: Path) -> Path:
     return save_checkpoint(folder / f"{MODEL}.pth", plan)
 
 
+def write_world(folder: Path) -> Path:
+    """The same with the World vocabulary: 65,536 ids."""
+    plan = Plan(version="7", layers=2, width=64, vocab_size=65536, ffn_width=128, head_size=32, ranks=(16, 16, 16, 16))
+    return save_checkpoint(folder / f"{MODEL}.pth", plan)
+
+
 class ServerProcess:
     """One running server."""
 
@@ -138,8 +144,8 @@ def launched(folder: Path, *arguments: str) -> Iterator[ServerProcess]:
 
 
 @contextmanager
-def server_process(folder: Path, *flags: str) -> Iterator[ServerProcess]:
-    """A server that is ready, with a tiny model."""
-    with launched(folder, "serve", str(write_tiny(folder)), "--port", "0", "--device", "cpu", *flags) as server:
+def server_process(folder: Path, *flags: str, write: Callable[[Path], Path] = write_tiny) -> Iterator[ServerProcess]:
+    """A server that is ready, with a tiny model that `write` puts into the folder."""
+    with launched(folder, "serve", str(write(folder)), "--port", "0", "--device", "cpu", *flags) as server:
         server.wait_ready()
         yield server

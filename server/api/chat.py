@@ -16,12 +16,13 @@ from ..text.reasoning import Piece
 from ..text.tools import ToolCallDelta
 from .chat_schemas import ChatBody
 from .logprobs import Entry, Listing, chat_logprobs
+from .openapi import ChatCompletion, answers
 from .sse import DeltaStream, json_answer, nobody, whole
 
 router = APIRouter(tags=["chat"])
 
 
-@router.post("/v1/chat/completions", summary="Answer a chat")
+@router.post("/v1/chat/completions", summary="Answer a chat", responses=answers(ChatCompletion, streamed=True))
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     service: Service = request.app.state.service
     model = service.model

@@ -15,6 +15,7 @@ from ..generation import Delta, Finish, Generation
 from ..service import ServedModel, Service
 from ..text.reasoning import Piece
 from .logprobs import Entry, Listing, legacy_logprobs
+from .openapi import Completion, answers
 from .schemas import CompletionBody
 from .sse import DeltaStream, json_answer, nobody, whole
 
@@ -22,17 +23,12 @@ router = APIRouter(tags=["completions"])
 DEFAULT_MAX_TOKENS = 16
 
 
-@router.post("/v1/completions", summary="Continue a text")
+@router.post("/v1/completions", summary="Continue a text", responses=answers(Completion, streamed=True))
 async def create_completion(body: CompletionBody, request: Request) -> Response:
     service: Service = request.app.state.service
     model = service.model
     tuned_state = service.tuned_state(body.model, body.state)
-    prompts = [
-        await service.encode(prompt, param="prompt")
-        if isinstance(prompt, str)
-        else service.check_prompt(prompt, param="prompt")
-        for prompt in body.prompts
-    ]
+    prompts = [await service.prompt(prompt, param="prompt") for prompt in body.prompts]
     sampling = body.sampling(
         max_tokens=service.completion_limit(body.max_tokens, default=DEFAULT_MAX_TOKENS, param="max_tokens"),
         vocab_size=model.vocab_size,

@@ -11,16 +11,25 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 
 from ... import __version__
+from .openapi import Liveness, Readiness, Responses, answers
 
 router = APIRouter()
 
 SILENT_LIMIT_S = 30.0
 """An engine that has not spoken for so long is not ready; a long step on a slow machine stays below it."""
 
+_METRICS: Responses = {200: {"description": "Prometheus' text form.", "content": {"text/plain": {}}}}
 
-@router.get("/health", summary="Whether the server lives", tags=["server"])
+
+def _answers(body: type[BaseModel]) -> Responses:
+    """The same shape whether all is well or not."""
+    return {**answers(body), 503: {"model": body, "description": "Not now."}}
+
+
+@router.get("/health", summary="Whether the server lives", tags=["server"], responses=_answers(Liveness))
 @router.head("/health", include_in_schema=False)
 async def health(request: Request) -> Response:
     engine = request.app.state.engine
@@ -29,7 +38,7 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", summary="Whether requests are answered", tags=["server"])
+@router.get("/ready", summary="Whether requests are answered", tags=["server"], responses=_answers(Readiness))
 @router.head("/ready", include_in_schema=False)
 async def ready(request: Request) -> Response:
     engine = request.app.state.engine
@@ -45,7 +54,7 @@ async def ready(request: Request) -> Response:
     return JSONResponse(body, status_code=503, headers={"Retry-After": "1"})
 
 
-@router.get("/metrics", summary="Prometheus metrics", tags=["server"], response_class=Response)
+@router.get("/metrics", summary="Prometheus metrics", tags=["server"], responses=_METRICS)
 async def metrics(request: Request) -> Response:
     return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 

@@ -7,6 +7,7 @@ heard of are ignored, and known fields that it does not serve are refused when t
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 from pydantic import (
@@ -43,7 +44,7 @@ def _refuse(value: Any, info: ValidationInfo) -> None:
         raise UnsupportedParameter(f"{info.field_name} is not supported by this server", param=info.field_name)
 
 
-Refused = Annotated[None, BeforeValidator(_refuse), WithJsonSchema({"type": "null"})]
+Refused = Annotated[None, BeforeValidator(_refuse), WithJsonSchema({"enum": [None, "", [], {}, False]})]
 """A field that is known and not served: refused, not quietly dropped."""
 
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -205,7 +206,7 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else float(value)
 
 
-def _prompt_kind(value: Any) -> str:
+def prompt_kind(value: Any) -> str:
     """Which of the four shapes of `prompt` this is meant to be, by its first entry."""
     if not isinstance(value, list):
         return "text"
@@ -219,8 +220,15 @@ PromptField = Annotated[
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
     | Annotated[TokenIds, Tag("tokens")]
     | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("batch")],
-    Discriminator(_prompt_kind),
+    Discriminator(prompt_kind),
 ]
+
+
+def one_by_one(given: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]) -> list[str | list[int]]:
+    """The texts and id lists in any of the four shapes."""
+    if isinstance(given, str) or isinstance(given[0], int):
+        return [cast(str | list[int], given)]
+    return list(cast(list[str | list[int]], given))
 
 
 class CompletionBody(GenerationBody):
@@ -248,8 +256,4 @@ class CompletionBody(GenerationBody):
     @property
     def prompts(self) -> list[str | list[int]]:
         """One entry a prompt. No prompt at all is the empty text."""
-        if self.prompt is None or isinstance(self.prompt, str):
-            return [self.prompt or ""]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return list(cast(list[str | list[int]], self.prompt))
+        return [""] if self.prompt is None else one_by_one(self.prompt)

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag
 from ..service import Service
 from .chat_schemas import ChatTurns
 from .logprobs import token_text
+from .openapi import PromptText, TokenizerInfo, Tokens, answers
 from .schemas import Body, TokenId
 
 router = APIRouter(tags=["tokens"])
@@ -48,7 +49,7 @@ TokenizeBody = Annotated[
 ]
 
 
-@router.post("/tokenize", summary="Token ids of a text or a chat")
+@router.post("/tokenize", summary="Token ids of a text or a chat", responses=answers(Tokens))
 async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     service = _service(request, body.model)
     if isinstance(body, TokenizeChat):
@@ -64,25 +65,28 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
     }
 
 
-@router.post("/detokenize", summary="The text of token ids")
+@router.post("/detokenize", summary="The text of token ids", responses=answers(PromptText))
 async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, Any]:
     service = _service(request, body.model)
     return {"prompt": service.model.tokenizer.decode(service.check_prompt(body.tokens, param="tokens"))}
 
 
-@router.post("/apply_template", summary="A chat as the prompt text the model gets")
+@router.post("/apply_template", summary="A chat as the prompt text the model gets", responses=answers(PromptText))
 async def apply_template(body: TokenizeChat, request: Request) -> dict[str, Any]:
     prompt, _ = await _service(request, body.model).render(body.chat())
     return {"prompt": prompt.text}
 
 
-@router.get("/tokenizer_info", summary="The vocabulary and the chat template")
+@router.get("/tokenizer_info", summary="The vocabulary and the chat template", responses=answers(TokenizerInfo))
 async def tokenizer_info(request: Request) -> dict[str, Any]:
     model = _service(request, None).model
+    end = model.tokenizer.eos_token_id
     return {
         "tokenizer_class": type(model.tokenizer).__name__,
         "vocab_size": model.tokenizer.vocab_size,
-        "eos_token_id": model.tokenizer.eos_token_id,
+        "eos_token_id": end,
+        "eos_token": None if end is None else token_text(model.tokenizer, end),
+        "bos_token": None,
         "fingerprint": model.tokenizer.fingerprint,
         "chat_template": model.template.name,
         "stop": list(model.template.stop),

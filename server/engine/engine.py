@@ -257,10 +257,13 @@ class Engine:
             self.sessions.consumed(batch)
         for prefill in batch.prompts:
             self.pool.copy(prefill.choices[0].slot, [choice.slot for choice in prefill.choices[1:]])
+        hidden = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        for prefill, position in batch.ends:
+            if prefill.request.embed:
+                prefill.embedding = hidden[position].float().cpu().numpy().astype("<f4").tobytes()
         positions = [position for _, position in batch.ready]
         if not positions:
-            return outputs[0].new_empty(0, 0)
-        hidden = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+            return hidden.new_empty(0, 0)
         every = positions == list(range(len(hidden)))  # as many is not enough: choices share a position
         return self.model.logits(hidden if every else hidden[positions])
 
@@ -317,6 +320,7 @@ class Engine:
             if choice.index == 0
         }
         cached = {choice: prefill.cached for prefill in batch.prompts for choice in prefill.choices}
+        embeddings = {choice: prefill.embedding for prefill in batch.prompts for choice in prefill.choices}
         events = []
         slots = {choice: choice.slot for choice in batch.choices}
         for choice in self.scheduler.consumed(batch):
@@ -329,6 +333,7 @@ class Engine:
                     "length",
                     cached_tokens=cached[choice],
                     prompt_logprobs=scores.get(choice),
+                    embedding=embeddings[choice],
                 )
             )
         for choice, draw in zip(ready, self._draw(ready, logits), strict=True):

@@ -73,6 +73,8 @@ class Request:
     """Whether it writes a turn of a session: its id is then the turn's name."""
     boundaries: tuple[int, ...] = ()
     """So many tokens of the prompt are sure to begin a later one too, as the messages before do; ascending."""
+    embed: bool = False
+    """The answer is the model's output at the last token of the prompt; with `max_tokens` 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ class TokenEvent:
     """Prompt tokens taken from a stored state; on the first event of a choice."""
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     """On the first event of choice 0 when asked for; the first entry is None."""
+    embedding: bytes | None = None
+    """Of a request to embed: [width] float32, little-endian."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,8 @@ class Prefill:
     """Tokens that came with a stored state."""
     hidden: object | None = None
     """The output of the last token, where that came with the state: then nothing is left to consume."""
+    embedding: bytes | None = None
+    """The same as it is sent, where the request asks for it; the engine fills it."""
     planned: bool = False
     """Whether `PrefixReuse` has looked at it."""
 
@@ -139,17 +141,20 @@ class Batch:
         """Choices that draw a token in this step, with the packed position whose logits they draw from; the outputs
         of `known` prompts follow the packed ones."""
         ready = [(choice, position) for position, choice in enumerate(self.decoding)]
-        position = len(self.decoding)
-        ends = []
+        for prefill, end in self.ends:
+            if prefill.request.sampling.max_tokens > 0:
+                ready += [(choice, end) for choice in prefill.choices]
+        return ready
+
+    @property
+    def ends(self) -> list[tuple[Prefill, int]]:
+        """Prompts that this step completes, with the position of their last output, as in `ready`."""
+        ends, position = [], len(self.decoding)
         for chunk in self.chunks:
             position += chunk.stop - chunk.start
             if chunk.last:
                 ends.append((chunk.prefill, position - 1))
-        ends += [(prefill, position + index) for index, prefill in enumerate(self.known)]
-        for prefill, end in ends:
-            if prefill.request.sampling.max_tokens > 0:
-                ready += [(choice, end) for choice in prefill.choices]
-        return ready
+        return ends + [(prefill, position + index) for index, prefill in enumerate(self.known)]
 
     @property
     def choices(self) -> list[Choice]:
