@@ -7,11 +7,15 @@ No piece has an inner blank, two digits, or letters next to punctuation, and `\\
 are pieces of their own. So a text may be cut before any blank or `User` and its parts encode as the whole
 does: what the model wrote and the same text read back are the same tokens.
 
-    python -m rookery.models.gosling.vocabulary      # writes vocab.txt again, byte for byte
+    python -m rookery.models.gosling.vocabulary FILE      # builds one anew
+
+The shipped `vocab.txt` was built before values were drawn from more kinds of words. One built now differs in its
+rarest pieces, and needs a model trained on it: the ids are what the weights know.
 """
 
 import ast
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -127,4 +131,4 @@ def build(seed: int = 0, documents: int = 4000) -> Vocabulary:
 
 
 if __name__ == "__main__":
-    build().save(FILE)
+    build().save(Path(sys.argv[1]))
