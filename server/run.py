@@ -28,6 +28,7 @@ from .engine.client import EngineClient
 from .errors import NotReady, StartupError
 from .logs import configure_logging
 from .resolve import ResolvedModel
+from .telemetry import traced
 
 log = logging.getLogger("rookery.server")
 
@@ -48,25 +49,26 @@ def serve(config: Config, model: ResolvedModel) -> int:
     keyed = bool(config.api_key) or config.api_key_file is not None
     listener = listen(config.host, config.port)
     allow_descriptors(config.max_connections)
-    settings = uvicorn.Config(
-        HostGuard(app) if is_loopback(config.host) and not keyed else app,
-        http=edge_protocol(Limits.of(config)),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=config.max_connections,
-    )
-    host, port = listener.getsockname()[:2]
-    screen = Screen(Console(stderr=True), config, model, port) if sys.stderr.isatty() else None
-    server = Server(settings, app, config.shutdown_grace, screen if config.log_format == "text" else None)
-    address = f"[{host}]" if ":" in host else host
-    log.info("listening on http://%s:%d, model %s (%s)", address, port, config.served_model_name[0], model.origin)
-    if not is_loopback(config.host) and not keyed:
-        log.warning("%s is reachable by others and no API key is set", config.host)
-    server.run(sockets=[listener])
+    with traced(HostGuard(app) if is_loopback(config.host) and not keyed else app) as handler:
+        settings = uvicorn.Config(
+            handler,
+            http=edge_protocol(Limits.of(config)),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=config.max_connections,
+        )
+        host, port = listener.getsockname()[:2]
+        screen = Screen(Console(stderr=True), config, model, port) if sys.stderr.isatty() else None
+        server = Server(settings, app, config.shutdown_grace, screen if config.log_format == "text" else None)
+        address = f"[{host}]" if ":" in host else host
+        log.info("listening on http://%s:%d, model %s (%s)", address, port, config.served_model_name[0], model.origin)
+        if not is_loopback(config.host) and not keyed:
+            log.warning("%s is reachable by others and no API key is set", config.host)
+        server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
     return 0
