@@ -25,11 +25,14 @@ class Answer:
         thinking: the prompt ends inside reasoning.
         tools: splits calls from the content; None where there are no tools.
         strip_space: drop one space before the content: it belongs to templates that end in "Assistant:".
+        strip_end: where the model ends the turn itself, drop the newlines held back for a stop string: the separator
+            of turns, after which the next heading did not come.
         one_call: end before a second tool call.
 
     Attributes:
         ended: a stop string was met (or a second call began): nothing more comes, whatever is pushed.
         characters: of plain text read and let through so far, reasoning and tags included.
+        cut: the text ends at `characters`, though more was drawn.
     """
 
     def __init__(
@@ -41,15 +44,18 @@ class Answer:
         thinking: bool = False,
         tools: ToolCallSplitter | None = None,
         strip_space: bool = False,
+        strip_end: bool = False,
         one_call: bool = False,
     ) -> None:
         self.ended = False
         self.characters = 0
+        self.cut = False
         self._detokenizer = Detokenizer(tokenizer)
         self._scanner = StopScanner(stop)
         self._reasoning = reasoning
         self._tools = tools
         self._strip_space = strip_space
+        self._strip_end = strip_end
         self._one_call = one_call
         self._enough = False
         self._thought_tail: str | None = "" if thinking else None
@@ -59,20 +65,18 @@ class Answer:
         """Whether the next token is a thought."""
         return self._thought_tail is not None
 
-    @property
-    def stopped(self) -> str | None:
-        """The stop string met."""
-        return self._scanner.stopped
-
     def push(self, token_id: int) -> list[Piece]:
         """What can be sent now that this token is known."""
         return self._read(self._detokenizer.push(token_id))
 
-    def flush(self) -> list[Piece]:
-        """What was held back, at the end of the choice."""
+    def flush(self, *, closed: bool) -> list[Piece]:
+        """What was held back, at the end of the choice; `closed`: by an end token of the model's."""
         pieces = self._read(self._detokenizer.flush())
         if not self.ended:
-            pieces += self._split(self._let_through(self._scanner.flush()), final=True)
+            held = self._scanner.flush()
+            text = held.rstrip("\n") if closed and self._strip_end else held
+            self.cut = len(text) < len(held)
+            pieces += self._split(self._let_through(text), final=True)
         return pieces
 
     def _read(self, text: str) -> list[Piece]:
@@ -80,7 +84,7 @@ class Answer:
             return []
         thoughts, text = self._thoughts(text)
         safe = thoughts + self._scanner.push(text)
-        self.ended = self._scanner.stopped is not None
+        self.ended = self.cut = self._scanner.stopped is not None
         return self._split(self._let_through(safe), final=self.ended)
 
     def _let_through(self, text: str) -> str:

@@ -94,5 +94,6 @@ class Chat:
             thinking=thinking,
             tools=splitter,
             strip_space=prompt.strip_leading_space,
+            strip_end=True,
             one_call=not self.parallel_calls,
         )

@@ -37,7 +37,7 @@ class Delta:
     characters: int = 0
     """Of plain text let through so far, since the start of the choice."""
     cut: bool = False
-    """A stop string has ended the text at `characters`."""
+    """The text ends at `characters`, though more was drawn: a stop string, or the end of a turn."""
     embedding: bytes | None = None
     """As in `TokenEvent`."""
 
@@ -193,10 +193,10 @@ class Generation:
                 delta.finish = "stop"
                 stream.cancel(event.choice)
             elif event.finish is not None:
-                delta.pieces += answer.flush()
+                delta.pieces += answer.flush(closed=delta.end_token is not None)
                 delta.finish = "stop" if answer.ended else event.finish
             self._finish[choice] = delta.finish
-            delta.characters, delta.cut = answer.characters, answer.stopped is not None
+            delta.characters, delta.cut = answer.characters, answer.cut
         for choice, delta in deltas.items():
             if drawn := delta.drawn:
                 self._meter.token(choice, len(drawn))

@@ -89,6 +89,21 @@ async def test_the_model_s_turn_ends_where_it_speaks_for_the_user(api: Api) -> N
     assert body["choices"][0]["message"]["content"] == "Fine.\n\nUser: and you?"[:21]
 
 
+async def test_the_separator_of_turns_is_not_part_of_a_reply(api: Api) -> None:
+    api.engine.reply = says(" One.\n\nTwo.\n\n")
+    whole = await api.chat("hi", logprobs=True)
+    assert whole["choices"][0]["message"]["content"] == "One.\n\nTwo."
+    assert "".join(entry["token"] for entry in whole["choices"][0]["logprobs"]["content"]) == " One.\n\nTwo."
+    chunks = await api.stream(PATH, messages=USER)
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == "One.\n\nTwo."
+
+
+async def test_a_reply_cut_by_its_length_keeps_its_newlines(api: Api) -> None:
+    api.engine.reply = says(" One.\n\nTwo.")
+    whole = await api.chat("hi", max_tokens=len(" One.\n\n"))
+    assert whole["choices"][0]["message"]["content"] == "One.\n\n"
+
+
 async def test_stop_strings_of_the_client_do_not_leak(api: Api) -> None:
     api.engine.reply = says(" abcSTOPdef")
     for stop in ("STOP", ["x", "STOP"]):
