@@ -10,11 +10,12 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.table import Table
 from rich.traceback import Traceback
 
 from rookery import __version__
@@ -31,7 +32,9 @@ app = App(
 )
 serve_app = App(name="serve", config=[cyclopts.config.Env("ROOKERY_", command=False)])
 app.command(serve_app)
-bench = App(name="bench", help="Measure: `bench engine` without HTTP, `bench serve` a running server.")
+bench = App(
+    name="bench", help="Measure: `bench engine` without HTTP, `bench kernels` each operator, `bench serve` a server."
+)
 app.command(bench)
 
 
@@ -156,6 +159,7 @@ def doctor(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    data_dir: Annotated[Path | None, Parameter(env_var="ROOKERY_DATA_DIR")] = None,
     json_output: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Say what is wrong with this machine and installation, and how to mend it; exit 1 when the server cannot run.
@@ -163,11 +167,12 @@ def doctor(
     Args:
         host: Address the server shall listen on.
         port: Its port.
+        data_dir: Folder that sessions are to be kept in.
         json_output: Print JSON instead of a table.
     """
     from .doctor import examine, healthy, render, report
 
-    findings = examine(host, port)
+    findings = examine(host, port, data_dir)
     if json_output:
         print(json.dumps(report(findings), indent=2))
     else:
@@ -179,6 +184,7 @@ def doctor(
 def bench_engine(
     *,
     preset: str = "rwkv7-0.1b",
+    device: Literal["cpu", "cuda"] = "cpu",
     dtypes: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16"),
     streams: tuple[int, ...] = (1, 8, 32),
     peers: tuple[Literal["rookery", "official"], ...] = ("rookery", "official"),
@@ -190,8 +196,11 @@ def bench_engine(
 ) -> int:
     """Decode and prefill speed without HTTP, beside the official `rwkv` package in the same run.
 
+    On a GPU: beside what it can move and multiply at most, measured in the same run, for batches of 1 to 960.
+
     Args:
-        preset: A published shape with seeded random weights, such as rwkv7-0.1b.
+        preset: A published shape with seeded random weights, such as rwkv7-0.1b; for a GPU also several with commas.
+        device: With cuda, only preset, the last of the dtypes, rounds and the JSON file are used.
         dtypes: Weight types.
         streams: Sequences decoded together.
         peers: What to measure, in turn.
@@ -201,6 +210,13 @@ def bench_engine(
         threads: Compute threads of every peer.
         json_file: Also write the report there.
     """
+    if device == "cuda":
+        import torch
+
+        from .bench import device as on_device
+
+        report = on_device.measure(preset.split(","), device, getattr(torch, dtypes[-1]), rounds=rounds)
+        return _show(report, on_device.render(report), json_file)
     from .bench.compare import compare, render
 
     report = compare(
@@ -213,7 +229,58 @@ def bench_engine(
         prefill_tokens=prefill_tokens,
         threads=threads,
     )
-    Console().print(render(report))
+    return _show(report, render(report), json_file)
+
+
+@bench.command(name="kernels")
+def bench_kernels(
+    *,
+    device: Literal["cpu", "cuda"] = "cuda",
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
+    width: int = 2048,
+    batches: tuple[int, ...] = (1, 8, 32, 128, 320, 960),
+    prompts: tuple[str, ...] = ("1x4096", "8x1024", "32x1024"),
+    rounds: int = 5,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """Speed of each operator alone, as a share of what the device can move, measured in the same run.
+
+    Args:
+        device: Where to measure.
+        dtype: Type of the activations; states and decays are float32.
+        width: Channels; heads have 64.
+        batches: Sequences decoded together.
+        prompts: Prompts and the tokens of each.
+        rounds: Measurements of each; medians are reported.
+        json_file: Also write the report there.
+    """
+    import torch
+
+    from .bench import kernels
+    from .model.load import resolve_device
+
+    report = kernels.measure(
+        resolve_device(device),
+        getattr(torch, dtype),
+        width=width,
+        batches=batches,
+        prompts=[_load(prompt) for prompt in prompts],
+        rounds=rounds,
+    )
+    return _show(report, kernels.render(report), json_file)
+
+
+def _load(prompt: str) -> tuple[int, int]:
+    """ "8x1024" to (8, 1024)."""
+    rows, _, tokens = prompt.partition("x")
+    if not rows.isdecimal() or not tokens.isdecimal() or not int(rows) * int(tokens):
+        raise StartupError(f"{prompt!r} names no prompts", "write them as 8x1024: prompts x tokens", exit_code=2)
+    return int(rows), int(tokens)
+
+
+def _show(report: dict[str, Any], table: Table, json_file: Path | None) -> int:
+    """Print a report, and write it where asked to."""
+    Console().print(table)
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=1) + "\n")
     return 0

@@ -15,6 +15,7 @@ FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 ENVIRONMENT = {**os.environ, "TRITON_INTERPRET": "1", "ROOKERY_KERNELS": "triton", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has no build for this system")
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="this process interprets; the files run in it")
 @pytest.mark.parametrize("name", FILES)

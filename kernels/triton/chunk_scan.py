@@ -4,6 +4,7 @@ Verified in Triton's interpreter only.
 """
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -83,5 +84,6 @@ def scan_chunks(
     remove, removed, back = removal or (read, y, write)
     _scan_kernel[(triton.cdiv(head_size, block_v), heads, len(slots))](
         read, write, v, kept, remove, removed, back, y, state, slots, starts, state.stride(0), heads,
-        D=head_size, BLOCK_K=block, BLOCK_V=block_v, REMOVES=removal is not None, num_warps=2,
+        D=head_size, BLOCK_K=block, BLOCK_V=block_v, REMOVES=removal is not None,
+        num_warps=2 if read.dtype == torch.float16 else 4,
     )  # fmt: skip

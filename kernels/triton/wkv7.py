@@ -194,6 +194,6 @@ def chunked(
     _chunk_kernel[(chunks, heads)](
         r, log_decay, k, v, kk, a, starts, read, remove, removed, write, back, kept, y, len(slots), heads,
         D=head_size, BLOCK_D=key_block(head_size), BLOCK_ROWS=triton.next_power_of_2(len(slots)),
-        num_warps=4 if operands == torch.float16 else 8,
+        num_warps=4,
     )  # fmt: skip
     scan_chunks(read, write, v, kept, y, state, slots, starts, removal=(remove, removed, back))

@@ -171,7 +171,7 @@ def wkv7_heads(
         r, w, k, v, a, v_first, v_share, *mixes, starts,
         read, remove, removed, write, back, kept, y, mixed_v, own, len(slots), heads,
         D=head_size, BLOCK=block, BLOCK_ROWS=triton.next_power_of_2(len(slots)), FIRST=first,
-        LONGEST_STEP=LONGEST_STEP, num_warps=4 if operands == torch.float16 else 8,
+        LONGEST_STEP=LONGEST_STEP, num_warps=4,
     )  # fmt: skip
     by_head = (len(v), heads, head_size)
     scan_chunks(

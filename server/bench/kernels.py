@@ -1,0 +1,185 @@
+"""`rookery bench kernels`: each operator alone, and its share of what the device can move and multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from rookery.kernels.backend import uses_triton
+from rookery.kernels.relu_squared import relu_squared
+from rookery.kernels.rows import Rows
+from rookery.kernels.sample import Streams, sample
+from rookery.kernels.sampling import Truncation
+from rookery.kernels.shift_mix import shift_mix
+from rookery.kernels.wkv4 import wkv4
+from rookery.kernels.wkv6 import wkv6
+from rookery.kernels.wkv7 import wkv7
+from rookery.kernels.wkv7_heads import HeadWeights, wkv7_heads
+
+from .machine import machine
+from .roofline import measure_roof, seconds
+
+HEAD_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One operator at one size."""
+
+    operator: str
+    size: str
+    run: Callable[[], object]
+    size_bytes: int
+    """Least that has to be moved: inputs and outputs once, states in and out."""
+
+
+def bytes_of(*tensors: Tensor) -> int:
+    """Memory of these tensors together."""
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def cases(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    width: int,
+    vocab_size: int,
+    batches: Sequence[int],
+    prompts: Sequence[tuple[int, int]],
+) -> Iterator[Case]:
+    """Operators at decode batches and at prompts of (rows, tokens)."""
+    for rows in batches:
+        packed = Rows.pack(list(range(rows)), [1] * rows, device)
+        yield from _layer_cases(device, dtype, width, packed, f"decode {rows}")
+        logits = torch.randn(rows, vocab_size, device=device)
+        for name, settings in _samplings(rows, device).items():
+            streams = Streams(*(torch.arange(rows, device=device) for _ in range(3)))
+            run = partial(sample, logits, settings, streams)
+            yield Case(f"sample, {name}", f"decode {rows}", run, logits.nbytes)
+    for rows, tokens in prompts:
+        packed = Rows.pack(list(range(rows)), [tokens] * rows, device)
+        yield from _layer_cases(device, dtype, width, packed, f"prompt {rows} x {tokens}")
+
+
+def _layer_cases(device: torch.device, dtype: torch.dtype, width: int, rows: Rows, size: str) -> Iterator[Case]:
+    heads, slots = width // HEAD_SIZE, len(rows.lengths)
+    random = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, device=device)
+
+    x = normal(rows.tokens, width).to(dtype)
+    by_head = x.view(rows.tokens, heads, HEAD_SIZE)
+    channel = normal(width)
+    of_heads = channel.view(heads, HEAD_SIZE)
+    state = torch.zeros(slots, heads, HEAD_SIZE, HEAD_SIZE, device=device)
+    shift = torch.zeros(slots, width, dtype=dtype, device=device)
+    log_decay = -0.6 * torch.sigmoid(normal(rows.tokens, heads, HEAD_SIZE))
+    exact_y = 4 * x.numel()
+
+    sums = torch.zeros(slots, 3, width, device=device)
+    decay = -channel.abs()
+    yield Case("wkv4", size, lambda: wkv4(x, x, decay, channel, sums, rows), bytes_of(x, x, sums, sums) + exact_y)
+    yield Case(
+        "wkv6",
+        size,
+        lambda: wkv6(by_head, by_head, by_head, log_decay, of_heads, state, rows),
+        bytes_of(x, x, x, log_decay, state, state) + exact_y,
+    )
+    a = torch.sigmoid(by_head)
+    kk = torch.nn.functional.normalize(by_head, dim=-1)
+    yield Case(
+        "wkv7",
+        size,
+        lambda: wkv7(by_head, log_decay, by_head, by_head, kk, a, state, rows),
+        bytes_of(x, x, x, x, x, log_decay, state, state) + exact_y,
+    )
+    weights = HeadWeights(channel, channel, channel, channel, channel, of_heads, channel, channel)
+    yield Case(
+        "wkv7_heads",
+        size,
+        lambda: wkv7_heads(x, x, x, x, x, x, x, x, weights, state, rows),
+        9 * x.nbytes + 2 * state.nbytes,
+    )
+    norm = channel.to(dtype)
+    mu = norm.abs().expand(6, 1, width).contiguous()
+    yield Case("shift_mix", size, lambda: shift_mix(x, x, norm, norm, mu, shift, rows), 9 * x.nbytes + 2 * shift.nbytes)
+    wide = normal(rows.tokens, 4 * width).to(dtype)
+    yield Case("relu_squared", size, lambda: relu_squared(wide), 2 * wide.nbytes)
+
+
+def _samplings(rows: int, device: torch.device) -> dict[str, Truncation]:
+    def settings(temperature: float, top_k: int, top_p: float) -> Truncation:
+        one = torch.ones(rows, dtype=torch.float64, device=device)
+        return Truncation(
+            temperature=temperature * one.float(),
+            top_k=torch.full((rows,), top_k, device=device),
+            top_p=top_p * one,
+            min_p=0 * one,
+            typical_p=one,
+            top_p_first=one < 0,
+        )
+
+    return {
+        "greedy": settings(0.0, 0, 1.0),
+        "temperature": settings(1.0, 0, 1.0),
+        "top-p": settings(1.0, 0, 0.7),
+        "top-k and top-p": settings(1.0, 50, 0.7),
+    }
+
+
+def measure(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    width: int = 2048,
+    vocab_size: int = 65536,
+    batches: Sequence[int] = (1, 8, 32, 128, 320, 960),
+    prompts: Sequence[tuple[int, int]] = ((1, 4096), (8, 1024), (32, 1024)),
+    copy_bytes: int = 2**30,
+    side: int = 8192,
+    rounds: int = 5,
+) -> dict[str, Any]:
+    """Time every operator; the roof is measured in the same run."""
+    with torch.inference_mode():
+        roof = measure_roof(device, dtype, copy_bytes=copy_bytes, side=side, rounds=rounds)
+        results = []
+        for case in cases(device, dtype, width=width, vocab_size=vocab_size, batches=batches, prompts=prompts):
+            took = seconds(case.run, device, rounds=rounds)
+            results.append(
+                {
+                    "operator": case.operator,
+                    "size": case.size,
+                    "us": took * 1e6,
+                    "gb_s": case.size_bytes / took / 1e9,
+                    "share_of_roof": roof.seconds(case.size_bytes) / took,
+                }
+            )
+    return {
+        "benchmark": "kernels",
+        "device": device.type,
+        "kernels": "triton" if uses_triton(device.type) else "torch",
+        "dtype": str(dtype).removeprefix("torch."),
+        "width": width,
+        "machine": machine(),
+        "roof": {"gb_s": roof.bytes_per_s / 1e9, "tflop_s": roof.flops_per_s / 1e12},
+        "results": results,
+    }
+
+
+def render(report: dict[str, Any]) -> Table:
+    """The report as a table."""
+    roof = report["roof"]
+    title = f"{report['kernels']} on {report['machine']['gpu'] or 'cpu'}, {report['dtype']}, width {report['width']}"
+    caption = f"roof of this run: {roof['gb_s']:.0f} GB/s copied, {roof['tflop_s']:.1f} TFLOP/s"
+    table = Table("operator", "size", "us", "GB/s", "of the roof", title=title, caption=caption)
+    for row in report["results"]:
+        share = f"{100 * row['share_of_roof']:.0f} %"
+        table.add_row(row["operator"], row["size"], f"{row['us']:.1f}", f"{row['gb_s']:.0f}", share)
+    return table

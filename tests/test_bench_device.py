@@ -1,0 +1,91 @@
+"""The device benchmarks at tiny sizes on a CPU: they run, say what they measured, and compute shares rightly."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+
+import pytest
+import torch
+from rich.console import Console
+
+from rookery.server.bench import device, kernels
+from rookery.server.bench.roofline import Roof, measure_roof, seconds
+from rookery.server.cli import main
+from rookery.server.errors import StartupError
+from rookery.server.model.synthetic import PRESETS, Plan
+
+CPU = torch.device("cpu")
+
+
+def text(table: object) -> str:
+    page = StringIO()
+    Console(width=200, file=page).print(table)
+    return page.getvalue()
+
+
+def test_the_roof_is_the_slower_of_moving_and_multiplying() -> None:
+    roof = Roof(bytes_per_s=100.0, flops_per_s=1000.0)
+    assert roof.seconds(50) == 0.5
+    assert roof.seconds(50, 2000) == 2.0
+    assert roof.seconds(50, 100) == 0.5
+
+
+def test_both_limits_are_measured() -> None:
+    roof = measure_roof(CPU, torch.float32, copy_bytes=2**16, side=32, rounds=1)
+    assert roof.bytes_per_s > 0 and roof.flops_per_s > 0
+
+
+def test_the_first_call_is_not_timed() -> None:
+    calls: list[int] = []
+    assert seconds(lambda: calls.append(1), CPU, rounds=3, calls=4) >= 0
+    assert len(calls) == 1 + 3 * 4
+
+
+def test_every_operator_is_measured_at_every_size() -> None:
+    report = kernels.measure(
+        CPU, torch.float32, width=64, vocab_size=100, batches=[1, 3], prompts=[(2, 20)],
+        copy_bytes=2**16, side=32, rounds=1,
+    )  # fmt: skip
+    layer = {"wkv4", "wkv6", "wkv7", "wkv7_heads", "shift_mix", "relu_squared"}
+    sampling = {"sample, greedy", "sample, temperature", "sample, top-p", "sample, top-k and top-p"}
+    by_size: dict[str, set[str]] = {}
+    for row in report["results"]:
+        by_size.setdefault(row["size"], set()).add(row["operator"])
+        assert row["us"] > 0 and row["share_of_roof"] > 0
+    assert by_size == {"decode 1": layer | sampling, "decode 3": layer | sampling, "prompt 2 x 20": layer}
+    assert report["kernels"] == "torch" and report["machine"]["gpu"] is None
+    assert "shift_mix" in text(kernels.render(report))
+
+
+def test_whole_models_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan(version="7", layers=2, width=64, ffn_width=96, vocab_size=120, ranks=(4, 4, 4, 4))
+    monkeypatch.setitem(PRESETS, "tiny", plan)
+    report = device.measure(
+        ["tiny"], "cpu", torch.float32, batches=[1, 2], prompts=[(2, 17)], copy_bytes=2**16, side=32, rounds=1
+    )
+    (row,) = report["results"]
+    assert row["shape"] == "tiny" and set(row["decode"]) == {"1", "2"} and set(row["prefill"]) == {"2x17"}
+    assert all(measured["tok_s"] > 0 for kind in ("decode", "prefill") for measured in row[kind].values())
+    assert json.loads(json.dumps(report)) == report
+    assert "prefill 2x17" in text(device.render(report))
+
+
+def test_unknown_shapes_are_refused() -> None:
+    with pytest.raises(StartupError, match="no shape nonsense"):
+        device.measure(["nonsense"], "cpu", torch.float32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", [["bench", "engine", "--device", "cuda"], ["bench", "kernels"]])
+def test_without_a_gpu_the_command_says_so(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompts", ["8y1024", "0x5", "x", "8x"])
+def test_bad_prompts_are_refused(prompts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "kernels", "--device", "cpu", "--prompts", prompts])
+    assert "names no prompts" in capsys.readouterr().err
