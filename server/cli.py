@@ -159,7 +159,6 @@ def doctor(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    data_dir: Annotated[Path | None, Parameter(env_var="ROOKERY_DATA_DIR")] = None,
     json_output: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Say what is wrong with this machine and installation, and how to mend it; exit 1 when the server cannot run.
@@ -167,12 +166,11 @@ def doctor(
     Args:
         host: Address the server shall listen on.
         port: Its port.
-        data_dir: Folder that sessions are to be kept in.
         json_output: Print JSON instead of a table.
     """
     from .doctor import examine, healthy, render, report
 
-    findings = examine(host, port, data_dir)
+    findings = examine(host, port)
     if json_output:
         print(json.dumps(report(findings), indent=2))
     else:
