@@ -221,7 +221,7 @@ class Sessions:
                 if turn is not None and turn.record.tenant == tenant:
                     self._drop(turn)
             case ListSessions(limit=limit, after=after):
-                self._tell(lambda: [_view(one) for one in store.list(tenant, limit=limit, after=after)], answer)
+                self._tell(lambda: [_view(one) for one in store.page(tenant, limit=limit, after=after)], answer)
             case ShowSession(session=id):
                 self._tell(lambda: [_view(self._find(tenant, id))], answer)
             case DeleteSession(session=id):

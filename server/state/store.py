@@ -126,7 +126,7 @@ class StateStore:
         rows = self._select("tenant = ? and id = ?", (tenant, id))
         return rows[0] if rows else None
 
-    def list(self, tenant: str, *, limit: int, after: str = "") -> list[Record]:
+    def page(self, tenant: str, *, limit: int, after: str = "") -> list[Record]:
         """Sessions of a tenant by id, those behind `after`."""
         return self._select("tenant = ? and id > ? order by id limit ?", (tenant, after, limit))
 
