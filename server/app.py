@@ -1,8 +1,8 @@
 """`create_app`: lifespan, routes, error handlers, layers; no logic.
 
 The layers of a request, outermost first: context (id, log line, metrics), CORS, gate (closed by SIGTERM), keys, body,
-routes. `request.app.state` holds `config`, `engine`, `metrics`, `gate`, `service`, `loading`, `demo` and
-`started`;
+routes. `request.app.state` holds `config`, `engine`, `metrics`, `gate`, `service`, `loading`, `responses`,
+`demo` and `started`;
 `request.state` holds `request_id`, `arrival` and `tenant`.
 """
 
@@ -22,7 +22,18 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
 from .. import __version__
-from .api import chat, completions, docs, embeddings, health, models, sessions, tokens
+from .api import (
+    chat,
+    completions,
+    conversations,
+    docs,
+    embeddings,
+    health,
+    models,
+    responses,
+    sessions,
+    tokens,
+)
 from .api.auth import KeyGuard, read_keys
 from .api.openapi import ERRORS
 from .api.page import page_router
@@ -34,6 +45,8 @@ from .edge.gate import Gate, GateKeeper
 from .engine.client import EngineClient
 from .errors import InvalidRequest, MethodNotAllowed, NotFound, NotReady, RookeryError, StartupError
 from .metrics import Metrics
+from .responses.run import Runs
+from .responses.store import ResponseStore
 from .service import Service
 
 BODIES_AT_ONCE = 16
@@ -70,7 +83,8 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
         lambda: engine.stats, lambda: engine.info, model_name=(*config.served_model_name, "default")[0]
     )
     app.state.service = Service(config, engine, app.state.metrics)
-    for part in (chat, completions, embeddings, sessions, tokens, models, health, docs):
+    app.state.responses = Runs(ResponseStore(config.data_dir and config.data_dir / "responses.sqlite"))
+    for part in (chat, completions, responses, conversations, embeddings, sessions, tokens, models, health, docs):
         app.include_router(part.router)
     app.include_router(page_router())
     app.add_exception_handler(RookeryError, _answer_error)
@@ -104,6 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         with suppress(asyncio.CancelledError, NotReady, StartupError):
             await app.state.loading
         await app.state.engine.close(0.0)
+        await app.state.responses.store.close()
 
 
 def _respond(error: RookeryError) -> JSONResponse:

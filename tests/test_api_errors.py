@@ -18,7 +18,7 @@ from rookery.server.errors import InvalidRequest, QueueFull
 
 from .api_server import MODEL, Api, api_in_process
 from .fake_engine import FakeEngine
-from .hostile.requests import GENERATING, Hostile, hostile_requests
+from .hostile.requests import GENERATING, Hostile, base, hostile_requests
 
 HOSTILE = hostile_requests(MODEL)
 INSIDE = re.compile(r"Traceback|\.py\b|site-packages|/home/|/usr/|/root/|line \d+, in |0x[0-9a-f]{6,}|pydantic|fastapi")
@@ -106,7 +106,7 @@ async def test_405_allows_what_the_route_takes(api: Api) -> None:
 async def test_a_full_queue_says_when_to_come_back(api: Api) -> None:
     api.engine.refusal = QueueFull("the queue is full", retry_after_s=7)
     for path in GENERATING:
-        body = {"model": MODEL, "prompt": "x", "messages": [{"role": "user", "content": "x"}], "stream": True}
+        body = base(path, MODEL) | {"stream": True}
         answer = await api.client.post(path, json=body)
         assert answer.status_code == 429 and answer.headers["retry-after"] == "7"
         assert answer.json()["error"]["type"] == "rate_limit_error"

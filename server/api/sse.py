@@ -26,13 +26,47 @@ def event(chunk: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
 
-class DeltaStream(EventSourceResponse):
+class GenerationStream(EventSourceResponse):
     """A generation as events; whatever happens, nothing of it runs in the engine afterwards.
+
+    Args:
+        events: what is written, as server-sent events.
+        close: called when the client has left and when all is over; ends what still runs.
+        grace_s: how long streams go on once the server has been told to stop.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None], *, grace_s: float) -> None:
+        super().__init__(
+            events,
+            headers=HEADERS,
+            ping=PING_S,
+            ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
+            sep="\n",
+            shutdown_grace_period=grace_s + 5,  # the engine ends them by then; this is the last resort
+            client_close_handler_callable=self._client_left,
+        )
+        self._close = close
+
+    async def _client_left(self, message: Message) -> None:
+        self._close()  # at once, without waiting for the cancelled task to get its turn
+
+    async def _send_with_timeout(self, send: Send, message: Message) -> None:
+        """Without the base class's timer around every event: the edge cuts connections that do not read."""
+        await send(message)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+
+
+class DeltaStream(GenerationStream):
+    """The chunks of a completion or a chat, then `[DONE]`.
 
     Args:
         chunks: what the client is sent for the deltas of one engine message. They leave in one write.
         last: made after the last delta (the usage chunk), before `[DONE]`.
-        grace_s: how long streams go on once the server has been told to stop.
     """
 
     def __init__(
@@ -43,29 +77,7 @@ class DeltaStream(EventSourceResponse):
         *,
         grace_s: float,
     ) -> None:
-        super().__init__(
-            _events(generation, chunks, last),
-            headers=HEADERS,
-            ping=PING_S,
-            ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
-            sep="\n",
-            shutdown_grace_period=grace_s + 5,  # the engine ends them by then; this is the last resort
-            client_close_handler_callable=self._client_left,
-        )
-        self._generation = generation
-
-    async def _client_left(self, message: Message) -> None:
-        self._generation.close()  # at once, without waiting for the cancelled task to get its turn
-
-    async def _send_with_timeout(self, send: Send, message: Message) -> None:
-        """Without the base class's timer around every event: the edge cuts connections that do not read."""
-        await send(message)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._generation.close()
+        super().__init__(_events(generation, chunks, last), generation.close, grace_s=grace_s)
 
 
 async def _events(

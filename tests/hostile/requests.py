@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-GENERATING = (CHAT, COMPLETIONS)
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+GENERATING = (CHAT, COMPLETIONS, RESPONSES)
 JSON = {"content-type": "application/json"}
 
 NUMBERS: dict[str, tuple[float, float]] = {
@@ -39,6 +39,8 @@ class Hostile:
 
 def base(path: str, model: str) -> dict[str, Any]:
     """A good body for a generating route."""
+    if path == RESPONSES:
+        return {"model": model, "max_output_tokens": 1, "input": "hi"}
     prompt = {"messages": [{"role": "user", "content": "hi"}]} if path == CHAT else {"prompt": "hi"}
     return {"model": model, "max_tokens": 1, **prompt}
 
@@ -75,6 +77,8 @@ def _fields(model: str) -> Iterator[Hostile]:
     bad["state"] = [1, [], {}, True, "nobody", "../../etc/passwd", "a" * 1000]
     for path in GENERATING:
         for name, values in bad.items():
+            if path == RESPONSES and name in ("n", "max_tokens", "return_token_ids"):
+                continue
             for number, value in enumerate(values):
                 body = base(path, model) | {name: value}
                 yield Hostile(f"{path}:{name}:{number}", path, _dump(body), param=name)
@@ -117,7 +121,37 @@ def _fields(model: str) -> Iterator[Hostile]:
         "echo": ["true", 1, [], {}],
         "suffix": ["end", 1, [1], True],
     }  # fmt: skip
-    for path, fields in ((CHAT, chat_only), (COMPLETIONS, completions_only)):
+    responses_only: dict[str, list[Any]] = {
+        "input": [None, 1, True, {}, [], [1], ["hi"], [None], [[]], [{}], [{"role": "user"}],
+                  [{"role": 1, "content": ""}],
+                  [{"type": "message"}], [{"type": 1}], [{"type": []}], [{"type": "x" * 10_000}],
+                  [{"role": "user", "content": [1]}], [{"role": "user", "content": [{"type": "input_file"}]}],
+                  [{"type": "function_call"}],
+                  [{"type": "function_call", "call_id": 1, "name": "f", "arguments": "{}"}],
+                  [{"type": "function_call_output", "call_id": "nobody", "output": "x"}],
+                  [{"type": "reasoning", "summary": "x"}], [{"type": "item_reference", "id": "msg_1"}],
+                  [{"role": "user", "content": "hi", "id": ""}]],
+        "instructions": [1, [], {}, True],
+        "max_output_tokens": [0, -1, 1.5, "1", [], {}, True, HUGE, 10**20],
+        "previous_response_id": [1, "", "no such", "../../etc/passwd", "resp_nobody", "a" * 1000, [], {}, "'; --"],
+        "conversation": [1, "", "conv_nobody", {}, {"id": 1}, {"id": "../x"}, [], True, "a" * 1000],
+        "store": [1, "yes", [], {}],
+        "metadata": [1, "x", [], {"a": 1}, {"a": None}, {"": "x"}, {"a" * 65: "x"}, {"a": "x" * 513},
+                     {str(i): "" for i in range(17)}],
+        "tools": [1, "x", {}, [1], [{}], [{"type": "function"}], [{"type": "function", "name": ""}],
+                  [{"type": "function", "name": "a b"}], [{"type": "function", "name": "f", "parameters": 1}],
+                  [{"type": "web_search"}], [{"type": "mcp"}], [{"type": "function", "name": "f"}] * 2],
+        "tool_choice": ["required", "maybe", 1, [], {}, {"type": "function"}, {"type": "function", "name": "f"},
+                        {"type": "file_search"}],
+        "text": [1, "json", [], {"format": 1}, {"format": {"type": "xml"}}, {"format": {"type": "json_schema"}},
+                 {"format": {"type": "json_schema", "name": "x", "schema": 1}}, {"verbosity": "loud"}],
+        "reasoning": [1, "high", [], {"effort": "extreme"}, {"effort": 1}, {"summary": "poem"}],
+        "include": [1, "x", {}, ["x"], [1], [None]],
+        "top_logprobs": [-1, 21, 1.5, "1", [], {}, True],
+        "truncation": ["auto", "some", 1, [], {}],
+        "background": [True, "yes", 1], "prompt": [{"id": "x"}, "x"], "n": [2, "1", [1]], "session_id": ["x"],
+    }  # fmt: skip
+    for path, fields in ((CHAT, chat_only), (COMPLETIONS, completions_only), (RESPONSES, responses_only)):
         for name, values in fields.items():
             for number, value in enumerate(values):
                 yield Hostile(f"{path}:{name}:{number}", path, _dump(base(path, model) | {name: value}), param=name)
@@ -219,7 +253,8 @@ def _routes(model: str) -> Iterator[Hostile]:
         "/v1/models/" + "a" * 5000, "/..%2f..%2fetc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/static/../../etc/passwd",
         "/.git/config", "/.env", "/server-status", "/v1/models/%F0%28%8C%28", "/v1/models/%ff", "/v1/models/{model}",
         "/admin", "/debug/pprof", "/redoc", "/invocations", "/pause", "/abort_requests", "/update_weights",
-        "/v1/mödels",
+        "/v1/mödels", "/v1/responses/nobody", "/v1/responses/%00", "/v1/responses/" + "a" * 5000,
+        "/v1/responses/..%2fx/input_items", "/v1/conversations/nobody", "/v1/conversations/%ff/items",
     ):  # fmt: skip
         yield Hostile(f"path:{path[:40]}", path, b"", {}, "GET")
 

@@ -1,0 +1,68 @@
+"""/v1/conversations: named chains of turns that `POST /v1/responses` goes on with."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from ..responses.store import Conversation, ResponseStore, Turn
+from .responses import After, Limit, Order, known, page
+from .responses_schemas import ConversationBody, ConversationUpdate, stored
+from .sse import json_answer
+
+router = APIRouter(tags=["responses"])
+
+
+@router.post("/v1/conversations", summary="Begin a conversation")
+async def create_conversation(request: Request, body: ConversationBody | None = None) -> Response:
+    body = body or ConversationBody()
+    number = uuid.uuid4().hex
+    first = None
+    if body.items:
+        first = Turn(
+            id=f"turn_{number}", parent=None, input=stored(body.items), output=[], body={}, visible=False
+        )  # fmt: skip
+    made = await _store(request).create_conversation(request.state.tenant, f"conv_{number}", body.metadata or {}, first)
+    return json_answer(_shape(made))
+
+
+@router.get("/v1/conversations/{id}", summary="A conversation")
+async def get_conversation(id: str, request: Request) -> Response:
+    found, _ = await _store(request).conversation(request.state.tenant, known(id))
+    return json_answer(_shape(found))
+
+
+@router.post("/v1/conversations/{id}", summary="Give a conversation other metadata")
+async def update_conversation(id: str, body: ConversationUpdate, request: Request) -> Response:
+    changed = await _store(request).update_conversation(request.state.tenant, known(id), body.metadata)
+    return json_answer(_shape(changed))
+
+
+@router.delete("/v1/conversations/{id}", summary="Forget a conversation; its responses stay")
+async def delete_conversation(id: str, request: Request) -> Response:
+    await _store(request).delete_conversation(request.state.tenant, known(id))
+    return json_answer({"id": id, "object": "conversation.deleted", "deleted": True})
+
+
+@router.get("/v1/conversations/{id}/items", summary="All items of a conversation")
+async def list_conversation_items(
+    id: str, request: Request, limit: Limit = 20, after: After = None, order: Order = "desc"
+) -> Response:
+    _, items = await _store(request).conversation(request.state.tenant, known(id))
+    return json_answer(page(items, limit=limit, after=after, order=order))
+
+
+def _store(request: Request) -> ResponseStore:
+    store: ResponseStore = request.app.state.responses.store
+    return store
+
+
+def _shape(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "id": conversation.id,
+        "object": "conversation",
+        "created_at": conversation.created,
+        "metadata": dict(conversation.metadata),
+    }

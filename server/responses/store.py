@@ -1,0 +1,402 @@
+"""Finished turns of the Responses API, in SQLite: on disk where the server has a data folder, in memory otherwise.
+
+A turn is what one response was asked and what it said, linked to the turn before it; a conversation is a name for its
+newest turn. So going on from any earlier response is a fork that copies nothing, and each turn is stored once. What
+grows with a conversation are these items; the model state that the prefix cache keeps for it does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from ..errors import InvalidRequest, NotFound, SessionBusy, StorageFailed
+from .items import Item
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+MAX_TURNS = 16_384
+"""Turns of one API key; beyond it the end of the chain used longest ago goes first."""
+MAX_BYTES = 256 * 2**20
+"""Their items, of one API key."""
+TTL_S = 30 * 24 * 3600.0
+"""Seconds after its last use until a turn that no other continues is forgotten."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS turns (
+    id TEXT PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    parent TEXT,
+    visible INTEGER NOT NULL,
+    used REAL NOT NULL,
+    bytes INTEGER NOT NULL,
+    input BLOB NOT NULL,
+    output BLOB NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS turns_by_parent ON turns (parent);
+CREATE INDEX IF NOT EXISTS turns_by_use ON turns (tenant, used, bytes);
+CREATE TABLE IF NOT EXISTS conversations (
+    id TEXT PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    head TEXT,
+    created INTEGER NOT NULL,
+    used REAL NOT NULL,
+    metadata BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS conversations_by_head ON conversations (head);
+CREATE INDEX IF NOT EXISTS conversations_by_use ON conversations (tenant, used);
+PRAGMA user_version = 1;
+"""
+_CHAIN = """
+WITH RECURSIVE chain (id, parent, depth) AS (
+    SELECT id, parent, 0 FROM turns WHERE id = ?
+    UNION ALL
+    SELECT turns.id, turns.parent, depth + 1 FROM turns JOIN chain ON turns.id = chain.parent
+)
+SELECT input, output FROM chain JOIN turns USING (id) ORDER BY depth DESC
+"""
+_OLDEST_END = """
+SELECT id, used FROM turns WHERE tenant = ? AND NOT EXISTS (SELECT 1 FROM turns AS later WHERE later.parent = turns.id)
+ORDER BY used LIMIT 1
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn to be stored."""
+
+    id: str
+    parent: str | None
+    """The turn it continues."""
+    input: list[Item]
+    """Items of this turn alone."""
+    output: list[Item]
+    body: Json
+    """The rest of the response object."""
+    visible: bool
+    """Whether the response can be asked for by its id; a conversation has turns that cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A chain of turns with a name of its own."""
+
+    id: str
+    created: int
+    """Unix time, seconds."""
+    metadata: Mapping[str, str]
+    head: str | None
+    """Its newest turn."""
+
+
+class ResponseStore:
+    """Each call is one transaction in a thread of the store's own; nothing here blocks the event loop.
+
+    Ids belong to the tenant that made them: to another one they do not exist.
+
+    Args:
+        path: of the database; None keeps everything in memory.
+        clock: seconds since the epoch.
+
+    Raises (every method):
+        StorageFailed: the database cannot be read or written; nothing has changed then.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        max_turns: int = MAX_TURNS,
+        max_bytes: int = MAX_BYTES,
+        ttl_s: float = TTL_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = path
+        self._max_turns, self._max_bytes, self._ttl_s = max_turns, max_bytes, ttl_s
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
+        self._connection: sqlite3.Connection | None = None
+
+    async def put(self, tenant: str, turn: Turn, *, conversation: str | None = None) -> None:
+        """Store a turn; it becomes the newest of the conversation named. On disk when this returns.
+
+        Raises:
+            NotFound: the conversation was deleted meanwhile; the turn is not stored.
+            SessionBusy: the conversation has another newest turn by now than this one's parent; likewise.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            self._insert(db, tenant, turn)
+            if conversation is not None:
+                if self._conversation(db, tenant, conversation).head != turn.parent:
+                    raise SessionBusy(f"the conversation {conversation} has gone on meanwhile", param="conversation")
+                db.execute("UPDATE conversations SET head = ? WHERE id = ?", (turn.id, conversation))
+            self._make_room(db, tenant)
+
+        await self._run(work)
+
+    async def get(self, tenant: str, id: str) -> Json:
+        """A stored response object.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+
+        def work(db: sqlite3.Connection) -> Json:
+            output, body = self._visible(db, tenant, id, "output, body")
+            return {**orjson.loads(body), "output": orjson.loads(output)}
+
+        return await self._run(work)
+
+    async def context(self, tenant: str, id: str) -> list[Item]:
+        """The items that the response of this id was made from: the turns before it and its own input, oldest first.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+
+        def work(db: sqlite3.Connection) -> list[Item]:
+            parent, own = self._visible(db, tenant, id, "parent, input")
+            return [*_chain(db, parent), *orjson.loads(own)]
+
+        return await self._run(work)
+
+    async def history(self, tenant: str, id: str) -> list[Item]:
+        """All items up to the end of this response, oldest first: what a turn that continues it begins with.
+
+        Raises:
+            NotFound: there is none of this id.
+            InvalidRequest: it was cancelled or has failed.
+        """
+
+        def work(db: sqlite3.Connection) -> list[Item]:
+            (body,) = self._visible(db, tenant, id, "body")
+            status = orjson.loads(body)["status"]
+            if status not in ("completed", "incomplete"):
+                raise InvalidRequest(f"the response {id} is {status}: it has no end to go on from", param=_PREVIOUS)
+            return _chain(db, id)
+
+        try:
+            return await self._run(work)
+        except NotFound as error:
+            raise NotFound(error.message, param=_PREVIOUS, code="previous_response_not_found") from None
+
+    async def delete(self, tenant: str, id: str) -> None:
+        """Forget a response; turns that continue it keep what they need of it.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            self._visible(db, tenant, id, "id")
+            db.execute("UPDATE turns SET visible = 0 WHERE id = ?", (id,))
+            _prune(db, id)
+
+        await self._run(work)
+
+    async def create_conversation(
+        self, tenant: str, id: str, metadata: Mapping[str, str], first: Turn | None = None
+    ) -> Conversation:
+        """A new conversation, with a first turn of given items or empty."""
+        conversation = Conversation(id, int(self._clock()), metadata, None if first is None else first.id)
+
+        def work(db: sqlite3.Connection) -> Conversation:
+            if first is not None:
+                self._insert(db, tenant, first)
+            db.execute(
+                "INSERT INTO conversations (id, tenant, head, created, used, metadata) VALUES (?, ?, ?, ?, ?, ?)",
+                (id, tenant, conversation.head, conversation.created, self._clock(), orjson.dumps(metadata)),
+            )
+            self._make_room(db, tenant)
+            return conversation
+
+        return await self._run(work)
+
+    async def conversation(self, tenant: str, id: str) -> tuple[Conversation, list[Item]]:
+        """A conversation and all of its items, oldest first.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+
+        def work(db: sqlite3.Connection) -> tuple[Conversation, list[Item]]:
+            found = self._conversation(db, tenant, id)
+            return found, _chain(db, found.head)
+
+        return await self._run(work)
+
+    async def update_conversation(self, tenant: str, id: str, metadata: Mapping[str, str]) -> Conversation:
+        """Give a conversation other metadata.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+
+        def work(db: sqlite3.Connection) -> Conversation:
+            self._conversation(db, tenant, id)
+            db.execute("UPDATE conversations SET metadata = ? WHERE id = ?", (orjson.dumps(metadata), id))
+            return self._conversation(db, tenant, id)
+
+        return await self._run(work)
+
+    async def delete_conversation(self, tenant: str, id: str) -> None:
+        """Forget a conversation; the responses made in it stay.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+
+        def work(db: sqlite3.Connection) -> None:
+            head = self._conversation(db, tenant, id).head
+            db.execute("DELETE FROM conversations WHERE id = ?", (id,))
+            _prune(db, head)
+
+        await self._run(work)
+
+    async def size(self, tenant: str) -> tuple[int, int]:
+        """Turns stored, and the bytes of their items."""
+        return await self._run(lambda db: _size(db, tenant))
+
+    async def close(self) -> None:
+        """Close the database after what is under way; using the store opens it again."""
+
+        def work() -> None:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def transaction() -> T:
+            try:
+                db = self._open()
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    result = work(db)
+                    db.execute("COMMIT")
+                finally:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+            except (sqlite3.Error, OSError) as error:
+                _log.error("the response store does not work: %s", error)
+                raise StorageFailed("the response could not be stored or read") from error
+            return result
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            if self._path is not None:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._path.touch(mode=0o600)
+            db = sqlite3.connect(self._path or ":memory:", isolation_level=None, check_same_thread=False)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.executescript(_SCHEMA)
+            self._connection = db
+        return self._connection
+
+    def _insert(self, db: sqlite3.Connection, tenant: str, turn: Turn) -> None:
+        blobs = [orjson.dumps(part) for part in (turn.input, turn.output, turn.body)]
+        db.execute(
+            "INSERT INTO turns (id, tenant, parent, visible, used, bytes, input, output, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (turn.id, tenant, turn.parent, turn.visible, self._clock(), sum(map(len, blobs)), *blobs),
+        )
+
+    def _visible(self, db: sqlite3.Connection, tenant: str, id: str, columns: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] | None = db.execute(
+            f"SELECT {columns} FROM turns WHERE id = ? AND tenant = ? AND visible AND used >= ?",
+            (id, tenant, self._clock() - self._ttl_s),
+        ).fetchone()
+        if row is None:
+            raise NotFound(f"there is no response {id!r}", code="response_not_found")
+        db.execute("UPDATE turns SET used = ? WHERE id = ?", (self._clock(), id))
+        return row
+
+    def _conversation(self, db: sqlite3.Connection, tenant: str, id: str) -> Conversation:
+        row = db.execute(
+            "SELECT created, metadata, head FROM conversations WHERE id = ? AND tenant = ? AND used >= ?",
+            (id, tenant, self._clock() - self._ttl_s),
+        ).fetchone()
+        if row is None:
+            raise _no_conversation(id)
+        created, metadata, head = row
+        db.execute("UPDATE conversations SET used = ? WHERE id = ?", (self._clock(), id))
+        db.execute("UPDATE turns SET used = ? WHERE id = ?", (self._clock(), head))
+        return Conversation(id, created, orjson.loads(metadata), head)
+
+    def _make_room(self, db: sqlite3.Connection, tenant: str) -> None:
+        """Forget what is expired, then what was used longest ago, while the tenant has more than it may."""
+        oldest = self._clock() - self._ttl_s
+        (expired,) = db.execute(
+            "SELECT EXISTS (SELECT 1 FROM turns WHERE tenant = ?1 AND used < ?2)"
+            " OR EXISTS (SELECT 1 FROM conversations WHERE tenant = ?1 AND used < ?2)",
+            (tenant, oldest),
+        ).fetchone()
+        names = db.execute("SELECT count(*) FROM conversations WHERE tenant = ?", (tenant,)).fetchone()[0]
+        turns, size = _size(db, tenant)
+        if not expired and max(turns, names) <= self._max_turns and size <= self._max_bytes:
+            return
+        while (end := db.execute(_OLDEST_END, (tenant,)).fetchone()) is not None:
+            id, used = end
+            turns, size = _size(db, tenant)
+            if used >= oldest and turns <= self._max_turns and size <= self._max_bytes:
+                break
+            db.execute("DELETE FROM conversations WHERE head = ?", (id,))
+            db.execute("UPDATE turns SET visible = 0 WHERE id = ?", (id,))
+            _prune(db, id)
+        db.execute(
+            "DELETE FROM conversations WHERE head IS NULL AND tenant = ?1 AND (used < ?2 OR id NOT IN"
+            " (SELECT id FROM conversations WHERE tenant = ?1 ORDER BY used DESC LIMIT ?3))",
+            (tenant, oldest, self._max_turns),
+        )
+
+
+_PREVIOUS = "previous_response_id"
+
+
+def _no_conversation(id: str) -> NotFound:
+    return NotFound(f"there is no conversation {id!r}", code="conversation_not_found")
+
+
+def _size(db: sqlite3.Connection, tenant: str) -> tuple[int, int]:
+    turns, size = db.execute(
+        "SELECT count(*), coalesce(sum(bytes), 0) FROM turns WHERE tenant = ?", (tenant,)
+    ).fetchone()
+    return turns, size
+
+
+def _chain(db: sqlite3.Connection, id: str | None) -> list[Item]:
+    """Items of this turn and of all before it, oldest first."""
+    return [item for row in db.execute(_CHAIN, (id,)) for blob in row for item in orjson.loads(blob)]
+
+
+def _prune(db: sqlite3.Connection, id: str | None) -> None:
+    """Remove a turn nobody can reach, and those before it that it alone kept."""
+    while id is not None:
+        needed = db.execute(
+            "SELECT visible OR EXISTS (SELECT 1 FROM turns WHERE parent = ?1)"
+            " OR EXISTS (SELECT 1 FROM conversations WHERE head = ?1), parent FROM turns WHERE id = ?1",
+            (id,),
+        ).fetchone()
+        if needed is None or needed[0]:
+            return
+        db.execute("DELETE FROM turns WHERE id = ?", (id,))
+        id = needed[1]
