@@ -328,3 +328,20 @@ def test_stops_do_not_cut_calls() -> None:
     scanner = StopScanner(load_template("g1", model_path=Path("m"), version="7", vocab_size=65536).stop)
     text = '```json\n{"name":"now","arguments":{}}\n```'
     assert scanner.push(text) + scanner.flush() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "admitted"),
+    [
+        ('{"name":"a","n":1}', True),
+        ('{ "name": "a", "n": 1 }', True),
+        ('{\n  "name": "a",\r\n\t"n": 1\n}', True),
+        ('{  "name":"a","n":1}', False),
+        ('{\n\n"name":"a","n":1}', False),
+        ('{"name":"a","n":1\n' + " " * 41 + "}", False),
+    ],
+)
+def test_space_between_tokens_is_bounded(text: str, admitted: bool) -> None:
+    grammar = response_grammar(strict(SCHEMA))
+    assert grammar is not None and admits(grammar, text) is admitted
+    assert json.loads(text)["n"] == 1

@@ -25,6 +25,9 @@ MAX_INTERSECTIONS = 8
 """`&` and `~` of a Lark grammar: each may double the automaton."""
 MAX_CALLS = 16
 """Calls a demanded tool turn may hold."""
+SPACE = r"( |\r?\n[ \t]{0,40})"
+"""Between the tokens of JSON, or nothing: a space, or a line break and its indentation. Unbounded, it is where a model
+that does not know what to say goes on until it is cut."""
 
 _BARE = Prompt("")
 
@@ -39,7 +42,7 @@ def response_grammar(response_format: Mapping[str, Any] | None, prompt: Prompt =
     if response_format is None or kind == "text":
         return None
     if kind == "json_object":
-        return _whole({"json_schema": {"type": "object"}}, prompt)
+        return _whole({"json_schema": _spaced({"type": "object"})}, prompt)
     if kind != "json_schema":
         raise InvalidRequest(
             "response_format.type must be text, json_object or json_schema", param="response_format.type"
@@ -50,7 +53,7 @@ def response_grammar(response_format: Mapping[str, Any] | None, prompt: Prompt =
     if not isinstance(schema, Mapping):
         raise InvalidRequest(f"{param} must be a JSON schema", param=param)
     check_schema(schema, param=param)
-    return _whole({"json_schema": dict(schema)}, prompt)
+    return _whole({"json_schema": _spaced(schema)}, prompt)
 
 
 def regex_grammar(regex: str, prompt: Prompt = _BARE) -> str:
@@ -180,7 +183,7 @@ def _keyword_rules(index: int, tool: Tool) -> str:
     shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     rules = [f'first_{index}_{len(properties)}: ""', f'later_{index}_{len(properties)}: ""']
     for k, (key, value) in enumerate(properties.items()):
-        own = {**value, **shared} if isinstance(value, Mapping) else value
+        own = _spaced({**value, **shared}) if isinstance(value, Mapping) else value
         rules.append(f"value_{index}_{k}: {_literal(compact(key) + '=')} json_{index}_{k}")
         rules.append(f"json_{index}_{k}: %json {json.dumps(own)}")
         then = f"later_{index}_{k + 1}"
@@ -193,7 +196,12 @@ def _keyword_rules(index: int, tool: Tool) -> str:
 
 def _arguments_schema(tool: Tool) -> str:
     """The tool's parameters as a schema of an object."""
-    return json.dumps({"type": "object", **tool.parameters})
+    return json.dumps(_spaced({"type": "object", **tool.parameters}))
+
+
+def _spaced(schema: Mapping[str, Json]) -> dict[str, Json]:
+    """The schema with bounded space between tokens."""
+    return {"x-guidance": {"whitespace_pattern": SPACE}, **schema}
 
 
 def _literal(text: str) -> str:
