@@ -23,6 +23,7 @@ from rookery import __version__
 from .config import Config
 from .errors import StartupError
 from .resolve import resolve_model
+from .sessions_cli import app as sessions_app
 
 app = App(
     name="rookery",
@@ -36,6 +37,7 @@ bench = App(
     name="bench", help="Measure: `bench engine` without HTTP, `bench kernels` each operator, `bench serve` a server."
 )
 app.command(bench)
+app.command(sessions_app)
 
 
 @serve_app.default
@@ -159,6 +161,7 @@ def doctor(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    data_dir: Annotated[Path | None, Parameter(env_var="ROOKERY_DATA_DIR")] = None,
     json_output: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Say what is wrong with this machine and installation, and how to mend it; exit 1 when the server cannot run.
@@ -166,11 +169,12 @@ def doctor(
     Args:
         host: Address the server shall listen on.
         port: Its port.
+        data_dir: Folder that sessions are to be kept in.
         json_output: Print JSON instead of a table.
     """
     from .doctor import examine, healthy, render, report
 
-    findings = examine(host, port)
+    findings = examine(host, port, data_dir)
     if json_output:
         print(json.dumps(report(findings), indent=2))
     else:

@@ -28,7 +28,7 @@ from rookery import __version__
 from .resolve import BUILT_IN
 
 _GIB = 2**30
-_LITTLE_MEMORY, _LITTLE_DISK = 2 * _GIB, 5 * _GIB
+_LITTLE_MEMORY, _LITTLE_DISK, _LITTLE_ROOM = 2 * _GIB, 5 * _GIB, _GIB
 _LONGEST_FOLDER = 80
 """A socket's path has at most 107 bytes, and the engine's lies in a folder of its own below this one."""
 _FEW_FILES = 4096
@@ -45,10 +45,11 @@ class Finding:
     mend: str = ""
 
 
-def examine(host: str, port: int) -> list[Finding]:
+def examine(host: str, port: int, data_dir: Path | None = None) -> list[Finding]:
     """Every check, in order."""
     checks: list[Callable[[], Iterator[Finding]]] = [
-        _python, _packages, _torch, _compiler, _processor, _memory, _folders, _files, lambda: _port(host, port),
+        _python, _packages, _torch, _compiler, _processor, _memory, lambda: _folders(data_dir), _files,
+        lambda: _port(host, port),
     ]  # fmt: skip
     return [finding for check in checks for finding in check()]
 
@@ -165,7 +166,7 @@ def _free_memory() -> int | None:
     return min(sizes, default=None)
 
 
-def _folders() -> Iterator[Finding]:
+def _folders(data_dir: Path | None = None) -> Iterator[Finding]:
     """The folders that are written to."""
     if BUILT_IN.is_file():
         yield Finding("built-in model", "ok", str(BUILT_IN.resolve()))
@@ -178,6 +179,8 @@ def _folders() -> Iterator[Finding]:
         yield _writable("temporary folder", temporary, 2**20, "set TMPDIR to a folder with room")
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
     yield _writable("model cache", home, _LITTLE_DISK, "make room, or set HF_HOME to another disk")
+    if data_dir is not None:
+        yield _writable("data folder", data_dir.expanduser(), _LITTLE_ROOM, "make room, or take another --data-dir")
 
 
 def _writable(name: str, folder: Path, needed: int, mend: str) -> Finding:
@@ -187,7 +190,7 @@ def _writable(name: str, folder: Path, needed: int, mend: str) -> Finding:
         place = place.parent
     free = shutil.disk_usage(place).free
     found = f"{folder}, {free / _GIB:.1f} GiB free"
-    if not os.access(place, os.W_OK | os.X_OK):
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         return Finding(name, "error" if needed < _LITTLE_DISK else "warning", f"{place} cannot be written to", mend)
     return Finding(name, "ok", found) if free >= needed else Finding(name, "warning", found, mend)
 

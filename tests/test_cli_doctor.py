@@ -58,6 +58,13 @@ def test_a_temporary_folder_that_is_too_deep_for_a_socket(monkeypatch: pytest.Mo
     assert finding.level == "error" and "TMPDIR" in finding.mend
 
 
+def test_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    assert found("data folder", list(doctor._folders(tmp_path / "new"))).level == "ok"
+    file = tmp_path / "file"
+    file.touch()
+    assert found("data folder", list(doctor._folders(file / "data"))).level == "error"
+
+
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     finding = found("compiler", list(doctor._compiler()))

@@ -58,6 +58,14 @@ def test_structured_output(server: ServerProcess) -> None:
     assert re.fullmatch(r"(glad|sad|angry|calm), [1-5] stars(, urgent)?\n", out)
 
 
+def test_sessions(server: ServerProcess) -> None:
+    out = run(server, [sys.executable, EXAMPLES / "sessions.py"])
+    counts = re.findall(r"\((\d+) tokens of context, (\d+) of them in the state\)", out)
+    held = [int(cached) for _, cached in counts]
+    assert len(held) == 4 and held[0] == 0 and held[3] == held[2] > held[1] > 0  # loaded and forked where it was
+    assert len(set(re.findall(r"(\d+) bytes", out))) == 1  # of two and of three turns
+
+
 @pytest.mark.peers
 def test_node_sdk(server: ServerProcess, tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "chat.mjs", tmp_path)  # node looks for packages beside the program
