@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve check test test-slow test-clients check-deploy bench docs gosling-eval gosling-train clean
+.PHONY: setup serve check test test-slow test-clients check-deploy bench docs gosling-eval gosling-train sanitize clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py $(wildcard kernels/cpu/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=24"
 	$(BIN)/pip install --quiet --editable ".[test]"
@@ -41,6 +41,15 @@ check-deploy: setup
 
 bench: setup
 	bench/run
+
+# The native library's tests on a build that stops at the first wrong access or undefined operation.
+sanitize: setup
+	mkdir -p build
+	$(CC) -std=gnu11 -O1 -g -ffp-contract=fast -fPIC -shared -pthread -Wno-psabi -fno-omit-frame-pointer \
+		-fsanitize=address,undefined -fno-sanitize-recover=all kernels/cpu/*.c -lm -o build/native-sanitized.so
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 ROOKERY_CPU_LIBRARY=build/native-sanitized.so \
+		$(BIN)/pytest tests/test_native_kernels.py tests/test_native_model.py
 
 docs: setup
 	$(BIN)/python -m rookery.server.reference > docs/reference.md

@@ -46,7 +46,10 @@ KERNEL void amx_leave(void) { _tile_release(); }
 
 /* `sums` [32][32] of up to 2 x 16 tokens and 2 panels. */
 #define TILES(multiply)                                                                                                \
-    _tile_zero(0), _tile_zero(1), _tile_zero(2), _tile_zero(3);                                                        \
+    _tile_zero(0);                                                                                                     \
+    _tile_zero(1);                                                                                                     \
+    _tile_zero(2);                                                                                                     \
+    _tile_zero(3);                                                                                                     \
     for (int64_t k = 0; k < steps; k++) {                                                                              \
         _tile_loadd(4, x + k * 64, stride);                                                                            \
         _tile_loadd(6, w + k * 1024, 64);                                                                              \

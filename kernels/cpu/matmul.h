@@ -4,7 +4,7 @@
 #define MAX_ROWS 6
 
 /* What becomes of one token's sums `acc` for `n` outputs from `from` on. */
-INLINE void finish(const Op *op, int64_t token, int64_t from, int64_t n, const float *acc) {
+KERNEL static __attribute__((noinline)) void finish(const Op *op, int64_t token, int64_t from, int64_t n, const float *acc) {
     if (from + n > op->matrix.out) n = op->matrix.out - from;
     float *to = row_of(&op->out[0], token) + from;
     const float *gate = op->act == ACT_ADD_GATED ? row_of(&op->in[1], token) + from : acc;
@@ -48,7 +48,11 @@ INLINE void block_f32(const Op *op, int64_t token, int64_t panel, const int rows
             for (int p = 0; p < panels * VECTORS; p++) acc[r][p] += one * weight[p];
         }
     }
-    for (int r = 0; r < rows; r++) finish(op, token + r, panel * PANEL, panels * PANEL, (const float *)acc[r]);
+    for (int r = 0; r < rows; r++) {
+        float sums[UNIT_PANELS * PANEL];
+        for (int p = 0; p < panels * VECTORS; p++) store(sums + p * LANES, acc[r][p], LANES);
+        finish(op, token + r, panel * PANEL, panels * PANEL, sums);
+    }
 }
 
 #ifdef HAS_VNNI
@@ -67,7 +71,11 @@ INLINE void block_bf16(const Op *op, int64_t token, int64_t panel, const int row
             for (int p = 0; p < panels; p++) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], (__m512bh)two, (__m512bh)weight[p]);
         }
     }
-    for (int r = 0; r < rows; r++) finish(op, token + r, panel * PANEL, panels * PANEL, (const float *)acc[r]);
+    for (int r = 0; r < rows; r++) {
+        float sums[UNIT_PANELS * PANEL];
+        for (int p = 0; p < panels; p++) _mm512_storeu_ps(sums + p * PANEL, acc[r][p]);
+        finish(op, token + r, panel * PANEL, panels * PANEL, sums);
+    }
 }
 #else
 INLINE void block_bf16(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
@@ -90,12 +98,16 @@ INLINE void block_bf16(const Op *op, int64_t token, int64_t panel, const int row
                     acc[r][p * VECTORS + v] += splat(two[1]) * (vf)(pair & 0xffff0000u);
                 }
         }
-    for (int r = 0; r < rows; r++) finish(op, token + r, panel * PANEL, panels * PANEL, (const float *)acc[r]);
+    for (int r = 0; r < rows; r++) {
+        float sums[UNIT_PANELS * PANEL];
+        for (int p = 0; p < panels * VECTORS; p++) store(sums + p * LANES, acc[r][p], LANES);
+        finish(op, token + r, panel * PANEL, panels * PANEL, sums);
+    }
 }
 #endif
 
 /* Scales one token's integer sums: the weights are stored 128 (INT8) higher than they are. */
-INLINE void finish_int8(const Op *op, int64_t token, int64_t from, int64_t n, const int32_t *sums) {
+KERNEL static __attribute__((noinline)) void finish_int8(const Op *op, int64_t token, int64_t from, int64_t n, const int32_t *sums) {
     const int32_t *header = (const int32_t *)op->in[0].scale + token * op->in[0].scale_stride;
     const float *scales = (const float *)op->matrix.scale + from;
     float scale, acc[UNIT_PANELS * PANEL];
@@ -122,7 +134,11 @@ INLINE void block_int8(const Op *op, int64_t token, int64_t panel, const int row
             for (int p = 0; p < panels; p++) acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], weight[p], four);
         }
     }
-    for (int r = 0; r < rows; r++) finish_int8(op, token + r, panel * PANEL, panels * PANEL, (const int32_t *)acc[r]);
+    for (int r = 0; r < rows; r++) {
+        int32_t sums[UNIT_PANELS * PANEL];
+        for (int p = 0; p < panels; p++) _mm512_storeu_si512(sums + p * PANEL, acc[r][p]);
+        finish_int8(op, token + r, panel * PANEL, panels * PANEL, sums);
+    }
 }
 
 INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
@@ -160,8 +176,9 @@ INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int row
     for (int r = 0; r < rows; r++) {
         float scale;
         memcpy(&scale, header + r * op->in[0].scale_stride, sizeof scale);
-        for (int p = 0; p < panels; p++) acc[r][p] *= scale;
-        finish(op, token + r, panel * PANEL, panels * PANEL, (const float *)acc[r]);
+        float sums[UNIT_PANELS * PANEL];
+        for (int p = 0; p < panels; p++) _mm512_storeu_ps(sums + p * PANEL, _mm512_mul_ps(acc[r][p], _mm512_set1_ps(scale)));
+        finish(op, token + r, panel * PANEL, panels * PANEL, sums);
     }
 }
 #else

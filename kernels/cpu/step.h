@@ -41,12 +41,12 @@ typedef struct {
     int32_t count;
     int32_t heads, head_size;
     float eps;
-    int32_t first_vector; /* of a mix: where the shares start in `vec` */
+    int32_t unused;
     int64_t offset;       /* of this layer in a slot of the states, in floats; -1 for no state */
     Matrix matrix;
     Buffer in[8];
-    Buffer out[6];
-    const float *vec[8];
+    Buffer out[8];
+    const float *vec[10];
 } Op;
 
 typedef struct {

@@ -47,6 +47,23 @@ INLINE float sum(vf v) {
     return a[0];
 }
 
+#if LANES == 16
+/* The sums of 16 vectors, each in the same order. */
+INLINE vf sums(const vf v[16]) {
+    __m512 fours[4], pairs[2];
+    for (int i = 0; i < 4; i++) {
+        __m512 a = (__m512)v[4 * i], b = (__m512)v[4 * i + 1], c = (__m512)v[4 * i + 2], d = (__m512)v[4 * i + 3];
+        __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b));
+        __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d));
+        fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)) + _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+    }
+    for (int i = 0; i < 2; i++)
+        pairs[i] = _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0x44) +
+                   _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0xee);
+    return (vf)(_mm512_shuffle_f32x4(pairs[0], pairs[1], 0x88) + _mm512_shuffle_f32x4(pairs[0], pairs[1], 0xdd));
+}
+#endif
+
 INLINE float largest(vf v) {
     float a[LANES];
     memcpy(a, &v, sizeof a);

@@ -31,21 +31,46 @@ INLINE void norm_head(float *y, const float *weight, const float *bias, int64_t 
     normalize(y, weight, bias, d, eps, y);
 }
 
-/* S <- S w - (S kk) b + v k, y = S r, for d key channels in whole vectors. */
+/* Value rows whose sums over the keys are made together, and those sums. */
+#if LANES == 16
+#define TOGETHER 16
+#define SUMS(to, vectors) store(to, sums(vectors), LANES)
+#else
+#define TOGETHER 4
+#define SUMS(to, vectors)                                                                                              \
+    for (int n = 0; n < TOGETHER; n++) (to)[n] = sum((vectors)[n])
+#endif
+
+/* S <- S w - (S kk) b + v k, y = S r, for d key channels in whole vectors and `rows` value rows from `i` on. */
+INLINE void edit_rows(float *s, int64_t stride, int64_t padded, const float *w, const float *kk, const float *b,
+                      const float *k, const float *r, const float *v, float *y, const int rows) {
+    vf part[TOGETHER] = {{0}};
+    float removed[TOGETHER];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+        for (int64_t j = 0; j < padded; j += LANES) part[i] += load(s + i * stride + j, LANES) * load(kk + j, LANES);
+    SUMS(removed, part);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++) {
+        part[i] = (vf){0};
+        for (int64_t j = 0; j < padded; j += LANES) {
+            vf now = load(s + i * stride + j, LANES) * load(w + j, LANES) + v[i] * load(k + j, LANES);
+            now -= removed[i] * load(b + j, LANES);
+            store(s + i * stride + j, now, LANES);
+            part[i] += now * load(r + j, LANES);
+        }
+    }
+    float seen[TOGETHER];
+    SUMS(seen, part);
+    memcpy(y, seen, (size_t)rows * sizeof(float));
+}
+
 INLINE void edit_state(Square state, int64_t d, int64_t padded, const float *w, const float *kk, const float *b,
                        const float *k, const float *r, const float *v, float *y) {
-    for (int64_t i = 0; i < d; i++) {
-        float *s = state.s + i * state.stride;
-        vf held = {0}, seen = {0};
-        for (int64_t j = 0; j < padded; j += LANES) held += load(s + j, LANES) * load(kk + j, LANES);
-        float removed = -sum(held), value = v[i];
-        for (int64_t j = 0; j < padded; j += LANES) {
-            vf now = load(s + j, LANES) * load(w + j, LANES) + removed * load(b + j, LANES) + value * load(k + j, LANES);
-            store(s + j, now, LANES);
-            seen += now * load(r + j, LANES);
-        }
-        y[i] = sum(seen);
-    }
+    int64_t i = 0;
+    for (; i + TOGETHER <= d; i += TOGETHER)
+        edit_rows(state.s + i * state.stride, state.stride, padded, w, kk, b, k, r, v + i, y + i, TOGETHER);
+    for (; i < d; i++) edit_rows(state.s + i * state.stride, state.stride, padded, w, kk, b, k, r, v + i, y + i, 1);
 }
 
 /* in: r, w, k, v, a, g (what their matrices gave), v's share and layer 0's v (neither in layer 0).
@@ -100,19 +125,27 @@ KERNEL static void run_wkv7(const Op *op, const Call *call, int64_t unit, float 
 }
 
 /* y = S r + (r u k) v, S <- S w + v k. */
+INLINE void fade_rows(float *s, int64_t stride, int64_t padded, const float *w, const float *k, const float *r,
+                      const float *v, float bonus, float *y, const int rows) {
+    vf part[TOGETHER] = {{0}};
+    float seen[TOGETHER];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+        for (int64_t j = 0; j < padded; j += LANES) {
+            vf now = load(s + i * stride + j, LANES);
+            part[i] += now * load(r + j, LANES);
+            store(s + i * stride + j, now * load(w + j, LANES) + v[i] * load(k + j, LANES), LANES);
+        }
+    SUMS(seen, part);
+    for (int i = 0; i < rows; i++) y[i] = seen[i] + bonus * v[i];
+}
+
 INLINE void fade_state(Square state, int64_t d, int64_t padded, const float *w, const float *k, const float *r,
                        const float *v, float bonus, float *y) {
-    for (int64_t i = 0; i < d; i++) {
-        float *s = state.s + i * state.stride;
-        vf seen = {0};
-        float value = v[i];
-        for (int64_t j = 0; j < padded; j += LANES) {
-            vf now = load(s + j, LANES);
-            seen += now * load(r + j, LANES);
-            store(s + j, now * load(w + j, LANES) + value * load(k + j, LANES), LANES);
-        }
-        y[i] = sum(seen) + bonus * value;
-    }
+    int64_t i = 0;
+    for (; i + TOGETHER <= d; i += TOGETHER)
+        fade_rows(state.s + i * state.stride, state.stride, padded, w, k, r, v + i, bonus, y + i, TOGETHER);
+    for (; i < d; i++) fade_rows(state.s + i * state.stride, state.stride, padded, w, k, r, v + i, bonus, y + i, 1);
 }
 
 /* Of RWKV-5 and 6. in: r, k, v, gate (none in 5.0), what RWKV-6 adds to the logarithm of the log decay.

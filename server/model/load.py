@@ -13,6 +13,7 @@ from ..engine.request import EngineInfo
 from ..errors import StartupError
 from .base import Model
 from .checkpoint import Checkpoint
+from .native import NativeModel, native_model
 from .shape import ModelShape
 from .tuned_state import read_tuned_state
 from .weights import read_checkpoint
@@ -29,6 +30,7 @@ def load_model(
     *,
     dtype: str = "auto",
     device: str = "auto",
+    quantize: str = "none",
     states: Mapping[str, Path] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Model, EngineInfo]:
@@ -37,12 +39,13 @@ def load_model(
     Args:
         dtype: "float32", "bfloat16", "float16", or "auto": float32 on a CPU, bfloat16 on a GPU.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
+        quantize: "int8" or "int4" for the matrices, on a CPU with the native library; or "none".
         states: files of tuned initial states by the name clients give.
         progress: called with the share that is done, growing to 1.
 
     Raises:
         CheckpointError: the model or a state cannot be used.
-        StartupError: the device is not there, or its memory is too small.
+        StartupError: the device is not there, its memory is too small, or it has no quantised matrices.
     """
     place = resolve_device(device)
     number_type = resolve_dtype(dtype, place)
@@ -51,14 +54,19 @@ def load_model(
     named_states = {name: read_tuned_state(file, checkpoint.shape) for name, file in (states or {}).items()}
     checkpoint = replace(checkpoint, named_states=named_states)
     try:
-        model = construct(checkpoint, number_type, place)
+        model = _serving(checkpoint, number_type, place, quantize)
     except torch.OutOfMemoryError as error:
         raise StartupError(
             f"{path}: the weights do not fit into the memory of {place} ({str(error).partition('.')[0]})",
             "free memory on it, take a smaller model, or use --device cpu",
         ) from None
     report(1.0)
-    return model, _info(checkpoint, number_type, place)
+    info = _info(checkpoint, number_type, place)
+    if isinstance(model, NativeModel):
+        info = replace(info, state_bytes=model.new_pool(1).state_bytes)
+        if quantize != "none":
+            info = replace(info, dtype=quantize, weight_bytes=model.weight_bytes)
+    return model, info
 
 
 def resolve_device(device: str) -> torch.device:
@@ -89,6 +97,22 @@ def state_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
     """Memory of one session: WKV in float32, token shift in the model's dtype, as `StatePool` keeps them."""
     shift = shape.layers * 2 * shape.width
     return shift * dtype.itemsize + (shape.state_values - shift) * torch.float32.itemsize
+
+
+def _serving(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, quantize: str) -> Model:
+    """The model on the native library where that serves it, else on torch.
+
+    Raises:
+        StartupError: quantised matrices are asked for, which only the native library has.
+    """
+    kept = quantize if quantize != "none" else str(dtype).removeprefix("torch.")
+    native = native_model(checkpoint, kept) if device.type == "cpu" else None
+    if native is None and quantize != "none":
+        mend = (
+            "use --device cpu where the native library is built (it needs a C compiler at install), or --quantize none"
+        )
+        raise StartupError(f"--quantize {quantize} cannot run on {device} here", mend, exit_code=2)
+    return native or construct(checkpoint, dtype, device)
 
 
 def construct(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Model:

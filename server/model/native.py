@@ -1,0 +1,162 @@
+"""Models on a processor through the native library: each version's step as a program of ops, run in one call.
+
+The equations are those of rwkv4.py to rwkv7.py, whose letters the names follow. Residual stream, token shift, norms,
+WKV and everything added to a product are float32 whatever the weights are kept in.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rookery.kernels.backend import VARIABLE
+from rookery.kernels.cpu.library import CBuffer, CCall, Format, Kind, Team, address, library, shared_team
+from rookery.kernels.cpu.packed import MEETS, Activations
+from rookery.kernels.rows import Rows
+
+from ..state.pool import State, StatePool
+from .checkpoint import Checkpoint
+from .native_program import Program
+from .native_rwkv import Kept, write_layers
+
+logger = logging.getLogger(__name__)
+
+FORMATS = {"float32": Format.F32, "bfloat16": Format.BF16, "int8": Format.INT8, "int4": Format.INT4}
+"""How matrices can be kept, by the name of the dtype or of the quantisation."""
+
+LARGEST_HEAD, LARGEST_WIDTH = 256, 16384
+"""What the kernels have room for; no published model comes near."""
+
+TOKENS = 256
+"""Tokens of one call; a step with more is made of several. Bounds the buffers, and keeps them near the cores."""
+
+
+def native_model(checkpoint: Checkpoint, kept: str) -> NativeModel | None:
+    """The model on the native library, with matrices kept as `kept`; None where torch has to serve.
+
+    `ROOKERY_KERNELS`, set to anything, leaves it to torch.
+    """
+    shape = checkpoint.shape
+    if os.environ.get(VARIABLE) or kept not in FORMATS:
+        return None
+    if shape.head_size > LARGEST_HEAD or max(shape.width, shape.mix_width, shape.ffn_width // 4) > LARGEST_WIDTH:
+        return None
+    if library() is None:
+        logger.warning(
+            "the native library is not built (no C compiler at install): torch serves, at about half the speed"
+        )
+        return None
+    return NativeModel(checkpoint, weights=FORMATS[kept], team=shared_team(torch.get_num_threads()))
+
+
+class NativeModel:
+    """Any version of RWKV, behind `base.Model`, on a processor.
+
+    Args:
+        checkpoint: checked by its reader; nothing is checked again here.
+        weights: how the matrices are kept.
+        team: the threads to run on.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, weights: Format, team: Team) -> None:
+        self.shape = checkpoint.shape
+        self.format = weights
+        self.dtype = torch.float32
+        self.team = team
+        self.tuned_state = checkpoint.tuned_state
+        self.named_states = checkpoint.named_states
+        kept = Kept(checkpoint, weights)
+        step = Program(TOKENS)
+        x = step.buffer(self.shape.width)
+        step.phase(step.op(Kind.EMBED, matrix=kept.embedding(), vectors=kept.norm("blocks.0.ln0"), out=[x]))
+        write_layers(step, kept, x)
+        hidden = _given(self.shape.width)
+        step.phase(step.mix(x, kept.norm("ln_out"), [(None, hidden)]))
+        self._step = step.ops()
+        self._hidden = self._step[-1].out[0]
+
+        head = Program(TOKENS)
+        matrix = kept.matrix("head.weight", head=True)
+        logits = _given(self.shape.vocab_size)
+        if MEETS[matrix.format] == Format.F32:
+            head.phase(head.matmul(matrix, hidden, logits))
+        else:
+            packed = Activations(TOKENS, self.shape.width, MEETS[matrix.format])
+            head.phase(head.op(Kind.PACK, inputs=[hidden], out=[packed]))
+            head.phase(head.matmul(matrix, packed, logits))
+        self._head = head.ops()
+        self._head_in, self._head_out = self._head[0].in_[0], self._head[-1].out[0]
+        self._kept = (step, head)
+        self.weight_bytes = kept.bytes
+
+    def new_pool(self, slots: int) -> StatePool:
+        """A pool of that many slots, all float32."""
+        return StatePool(self.shape, slots, dtype=torch.float32, device="cpu")
+
+    def initial_state(self, name: str | None) -> State | None:
+        """See `base.Model.initial_state`."""
+        return self.tuned_state if name is None else self.named_states[name]
+
+    def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:
+        """See `base.Model.forward`."""
+        width = self.shape.width
+        hidden = torch.empty(len(token_ids), width)
+        token_ids = token_ids.contiguous()
+        start = 0
+        for piece in _pieces(rows):
+            call = CCall(
+                tokens=piece.tokens,
+                rows=len(piece.lengths),
+                ids=token_ids.data_ptr() + start * token_ids.element_size(),
+                slots=address(piece.slots),
+                starts=address(piece.starts),
+                shift=address(pool.shift),
+                wkv=address(pool.wkv),
+                shift_stride=pool.shift.stride(0),
+                wkv_stride=pool.wkv.stride(0),
+            )
+            self._hidden.data = hidden.data_ptr() + start * width * hidden.element_size()
+            self.team.run(self._step, call)
+            start += piece.tokens
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `base.Model.logits`."""
+        hidden = hidden.contiguous()
+        logits = torch.empty(len(hidden), self.shape.vocab_size)
+        for start in range(0, len(hidden), TOKENS):
+            part = hidden[start : start + TOKENS]
+            self._head_in.data = part.data_ptr()
+            self._head_out.data = logits[start:].data_ptr()
+            self.team.run(self._head, CCall(tokens=len(part)))
+        return logits
+
+
+def _given(width: int) -> CBuffer:
+    """A float32 buffer whose address each run sets."""
+    return CBuffer(width=width, stride=width, format=Format.F32)
+
+
+def _pieces(rows: Rows) -> Iterator[Rows]:
+    """The rows in parts of at most TOKENS tokens; a longer row goes on in the next part."""
+    if rows.tokens <= TOKENS:
+        if rows.tokens:
+            yield rows
+        return
+    slots: list[int] = []
+    lengths: list[int] = []
+    for slot, length in zip(rows.slots.tolist(), rows.lengths, strict=True):
+        while length:
+            part = min(length, TOKENS - sum(lengths))
+            slots.append(slot)
+            lengths.append(part)
+            length -= part
+            if sum(lengths) == TOKENS:
+                yield Rows.pack(slots, lengths)
+                slots, lengths = [], []
+    if slots:
+        yield Rows.pack(slots, lengths)
