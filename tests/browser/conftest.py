@@ -56,15 +56,20 @@ class ScriptedEngine(FakeEngine):
         return bytes(self.submitted[number].prompt_ids).decode()
 
 
+def chromium() -> str:
+    """Where this machine's Chromium is."""
+    found = next(filter(None, map(shutil.which, EXECUTABLES)), None)
+    assert found, "there is no Chromium: run tests/browser/install.sh"
+    return found
+
+
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Chromium without a window."""
-    found = next(filter(None, map(shutil.which, EXECUTABLES)), None)
-    assert found, "there is no Chromium: run tests/browser/install.sh"
     expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         # the sandbox needs rights that containers do not give; the pages are our own
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 

@@ -15,6 +15,8 @@ def test_a_server_with_keys_asks_for_one(page: Page, watch: Watch) -> None:
     config = Config(served_model_name=(MODEL,), api_key=("correct-key",))
     with api_server(ScriptedEngine(config), config, demo=True) as server:
         page.goto(server.url)
+        page.get_by_role("dialog", name="API key").get_by_role("button", name="Close").click()
+        page.get_by_role("button", name="Enter the API key").click()
         key = page.get_by_label("This server asks for an API key.")
         key.fill("wrong-key")
         key.press("Enter")

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { send, stop } from "../chat.js";
-import { currentModel } from "../store.js";
+import { currentModel, set } from "../store.js";
 import { Icon } from "./icons.js";
 
 /** @param {{state: import("../store.js").State, conversation: import("../tree.js").Conversation}} props */
@@ -60,6 +60,10 @@ export function Composer({ state, conversation }) {
             <${Icon} name="send" />
           </button>`}
     </div>
-    <p class="small-print">Models make mistakes. This page talks to ${location.host} only; chats are kept in this browser.</p>
+    ${state.phase === "locked"
+      ? html`<p class="small-print"><button type="button" onClick=${() => set({ dialog: "key" })}>Enter the API key</button></p>`
+      : html`<p class="small-print">
+          Models make mistakes. This page talks to ${location.host} only; chats are kept in this browser.
+        </p>`}
   </form>`;
 }

@@ -1,7 +1,7 @@
 // The turns of a conversation, or a welcome where there are none yet. Follows a growing reply while the reader is at
 // the end, and stays where the reader has scrolled to.
 
-import { html, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { send } from "../chat.js";
 import { inBytes } from "../memory.js";
 import { currentModel } from "../store.js";
@@ -32,6 +32,11 @@ export function Thread({ state, conversation }) {
     if (following.current) toEnd();
   });
   useLayoutEffect(toEnd, [turns.length]);
+  useEffect(() => {
+    const observer = new ResizeObserver(() => following.current && toEnd()); // a phone's keyboard, a turned phone
+    observer.observe(/** @type {HTMLElement} */ (box.current));
+    return () => observer.disconnect();
+  }, []);
 
   return html`<div class="thread" ref=${box} onScroll=${onScroll}>
     ${turns.length
@@ -57,6 +62,7 @@ export function Thread({ state, conversation }) {
   </div>`;
 }
 
+const DEMO_IDEAS = ["Hello! My name is Ada.", "What can you do?", "Spell rook."];
 const IDEAS = ["Hello! What can you do?", "Write a short poem about rooks.", "Explain recursion with a small Python example."];
 
 /** @param {{state: import("../store.js").State, continued: boolean}} props */
@@ -75,15 +81,16 @@ function Welcome({ state, continued }) {
     ${model?.meta?.demo && html`<${DemoNotice} />`}
     ${model &&
     html`<ul class="ideas">
-      ${IDEAS.map((idea) => html`<li key=${idea}><button type="button" onClick=${() => send(idea)}>${idea}</button></li>`)}
+      ${(model.meta?.demo ? DEMO_IDEAS : IDEAS).map((idea) => html`<li key=${idea}><button type="button" onClick=${() => send(idea)}>${idea}</button></li>`)}
     </ul>`}
   </section>`;
 }
 
 function DemoNotice() {
   return html`<p class="notice">
-    This is the small built-in model. It is here so that everything can be tried at once; it knows very little and makes
-    things up. Serve a real one with <code>rookery serve MODEL</code>.
+    This is the small built-in model, here so that everything can be tried at once. It remembers what you tell it and
+    does a few small tasks; it knows nothing of the world and makes mistakes. Serve a real model with${" "}
+    <code>rookery serve MODEL</code>.
   </p>`;
 }
 
