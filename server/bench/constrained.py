@@ -1,0 +1,112 @@
+"""What constrained decoding costs: the step time of 8 streams with and without a JSON schema.
+
+    python -m rookery.server.bench.constrained [PRESET] [--dtype float32] [--threads N] [--json FILE]
+
+Three kinds of batch take turns in one process, on a random model of a published shape with the World vocabulary: all
+streams free, all following a schema, and half of each. The schema's array is endless, so that no stream ends. The
+figure is the median step of each kind, and how far the two others are from the free one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..engine.constraint import Constraints
+from ..engine.engine import Engine
+from ..engine.request import Request, SamplingParams
+from ..model.rwkv7 import Rwkv7
+from ..model.synthetic import PRESETS, synthetic_checkpoint
+from ..text.chat_template import Prompt
+from ..text.grammar import response_grammar
+from ..text.tokenizer import load_tokenizer
+from .machine import machine
+
+STREAMS, STEPS, ROUNDS = 8, 40, 5
+ITEM = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "tags": {"type": "array", "items": {}}},
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+SCHEMA = {"type": "array", "items": ITEM, "minItems": 1000}
+KINDS = {"free": 0, "half": STREAMS // 2, "constrained": STREAMS}
+"""How many of the streams follow the schema."""
+
+
+def grammar() -> str:
+    """The schema as the server hands it to the engine."""
+    asked = {"type": "json_schema", "json_schema": {"name": "rows", "schema": SCHEMA, "strict": True}}
+    found = response_grammar(asked, Prompt(""))
+    assert found is not None
+    return found
+
+
+def measure(engine: Engine, constrained: int, follow: str) -> list[float]:
+    """Seconds of each decode step of STREAMS streams, the first so many of which follow the schema."""
+    for number in range(STREAMS):
+        params = SamplingParams(
+            max_tokens=STEPS + 2,
+            seed=number,
+            token_limit=65530,
+            grammar=follow if number < constrained else None,
+        )
+        engine.submit(Request(id=f"{time.perf_counter_ns()}-{number}", prompt_ids=(number + 1,), sampling=params))
+    while engine.scheduler.prefills or engine.stats().waiting:
+        engine.step()
+    steps = []
+    while engine.busy:
+        start = time.perf_counter()
+        engine.step()
+        steps.append(time.perf_counter() - start)
+    assert len(steps) >= STEPS, "a stream ended early"
+    return steps[1:STEPS]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", nargs="?", default="rwkv7-0.1b")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    dtype = getattr(torch, given.dtype)
+    model = Rwkv7(synthetic_checkpoint(PRESETS[given.preset], dtype=dtype), dtype=dtype, device="cpu")
+    tokenizer = load_tokenizer(None, model_path=Path("none.pth"), vocab_size=model.shape.vocab_size)
+    engine = Engine(
+        model, max_batch=STREAMS, max_queue=1, prefill_budget=64, constraints=Constraints(tokenizer.llguidance)
+    )
+    follow = grammar()
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    measure(engine, STREAMS, follow)  # warm-up: compiles the grammar, allocates
+    for _ in range(ROUNDS):
+        for kind, constrained in KINDS.items():
+            seconds[kind] += measure(engine, constrained, follow)
+    engine.close()
+    medians = {kind: statistics.median(steps) for kind, steps in seconds.items()}
+    result: dict[str, Any] = {
+        "preset": given.preset,
+        "dtype": given.dtype,
+        "streams": STREAMS,
+        "steps_of_each_kind": len(seconds["free"]),
+        "median_step_ms": {kind: round(1000 * median, 3) for kind, median in medians.items()},
+        "added_percent": {
+            kind: round(100 * (medians[kind] / medians["free"] - 1), 2) for kind in ("half", "constrained")
+        },
+        "machine": machine(),
+    }
+    print(json.dumps(result, indent=1))
+    if given.json is not None:
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
