@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -248,3 +251,19 @@ def test_sessions_are_there_after_a_restart(tmp_path: Any) -> None:
         assert server.metric("rookery_sessions") == 1
         assert one.chat("Who am I?", session="a")["choices"]
         one.http.close()
+
+
+def test_the_command_line_moves_sessions(one: Client, server: ServerProcess, tmp_path: Path) -> None:
+    def rookery(*arguments: str, key: str = "one") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "rookery.server", "sessions", *arguments, "--base-url", server.url]
+        return subprocess.run([*command, "--api-key", key], capture_output=True, text=True, timeout=120)
+
+    one.chat("Hello.", session="a")
+    file = tmp_path / "a.safetensors"
+    for arguments in (("export", "a", str(file)), ("import", "b", str(file)), ("fork", "a", "c"), ("delete", "a")):
+        done = rookery(*arguments)
+        assert done.returncode == 0, done.stderr
+    listed = rookery("list")
+    assert listed.returncode == 0 and "b" in listed.stdout and one.ids() == ["b", "c"]
+    refused = rookery("show", "b", key="two")
+    assert refused.returncode == 1 and "there is no such session" in refused.stderr

@@ -286,6 +286,7 @@ class Sessions:
             sampling=SamplingParams(max_tokens=0),
             tenant=turn.record.tenant,
             tuned_state=turn.record.tuned_state,
+            cache=state is None,  # prefixes are kept by all their tokens: these begin in the middle
         )
         self._rests[rest.id] = turn
         try:
@@ -408,7 +409,11 @@ class Sessions:
             _, self.stored, self.stored_bytes, self.damaged = result
             done(result[0])
 
-        self._worker.run(counted, ended, lambda error: failed(_as_answer(error)))
+        def broke(error: Exception) -> None:
+            self.damaged = self._store.damaged
+            failed(_as_answer(error))
+
+        self._worker.run(counted, ended, broke)
 
 
 def _as_answer(error: Exception) -> RookeryError:
