@@ -24,7 +24,7 @@ def test_a_server_with_keys_asks_for_one(page: Page, watch: Watch) -> None:
         key.fill("correct-key")
         key.press("Enter")
         expect(page.get_by_role("dialog")).to_have_count(0)
-        expect(page.get_by_text("This is the small built-in model.")).to_be_visible()
+        expect(page.get_by_text("This is the small built-in model")).to_be_visible()
         chat = Chat(page)
         chat.ask("hello")
         expect(chat.replies).to_have_text("Reply 1.")
