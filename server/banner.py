@@ -46,7 +46,7 @@ class Screen:
     async def follow(self, engine: EngineClient, loading: asyncio.Task[ServedModel]) -> None:
         """Show how far the model is until it is ready, or never will be."""
         columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True, refresh_per_second=4) as progress:
             bar = progress.add_task("starting the engine", total=None)
             while not loading.done():
                 status = engine.status

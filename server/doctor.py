@@ -93,7 +93,7 @@ def _torch() -> Iterator[Finding]:
         return
     cuda = torch.version.cuda
     yield Finding("torch", "ok", f"{torch.__version__}, {'built for CUDA ' + cuda if cuda else 'built for the CPU'}")
-    driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+    driver = _has_driver()
     if not torch.cuda.is_available():
         if driver and cuda:
             mend = "update the driver, or install a torch built for an older CUDA; in a container, pass the GPU in"
@@ -120,12 +120,26 @@ def _torch() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
+    """The C compiler, and what it made when Rookery was installed."""
     found = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    native = sorted((Path(__file__).parent.parent / "kernels" / "cpu").glob("_native*.so"))
+    if native:
+        yield Finding("native library", "ok", str(native[0].resolve()))
+    else:
+        mend = f"{'' if found else 'install gcc, then '}install Rookery again: without it models run at half the speed"
+        yield Finding("native library", "warning", "is not built", mend)
     if found is not None:
         yield Finding("compiler", "ok", found)
-    else:
-        mend = "install gcc or clang: Triton needs a C compiler when it first runs on a GPU"
+    elif _has_driver():
+        mend = "install gcc: Triton needs a C compiler when it first runs on a GPU"
         yield Finding("compiler", "warning", "no C compiler", mend)
+    else:
+        yield Finding("compiler", "ok", "none, and none is needed without a GPU")
+
+
+def _has_driver() -> bool:
+    """Whether this machine has NVIDIA's driver."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def _processor() -> Iterator[Finding]:

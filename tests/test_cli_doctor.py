@@ -67,8 +67,17 @@ def test_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_has_driver", lambda: False)
+    assert found("compiler", list(doctor._compiler())).level == "ok"
+    monkeypatch.setattr(doctor, "_has_driver", lambda: True)
     finding = found("compiler", list(doctor._compiler()))
     assert finding.level == "warning" and "install gcc" in finding.mend
+
+
+def test_without_the_native_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "server" / "doctor.py"))
+    finding = found("native library", list(doctor._compiler()))
+    assert finding.level == "warning" and "install Rookery again" in finding.mend
 
 
 def test_a_full_disk_and_little_memory_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:

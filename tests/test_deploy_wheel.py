@@ -71,6 +71,8 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path, context: Path) 
     assert wanted <= names, wanted - names
     for name in ("rookery/py.typed", "rookery/clients/web/index.html", "rookery/server/models.toml"):
         assert name in names
+    if shutil.which("cc"):
+        assert [name for name in names if re.fullmatch(r"rookery/kernels/cpu/_native.*\.so", name)]
     model = context / "models/gosling/gosling.safetensors"
     assert not model.exists() or "rookery/models/gosling/gosling.safetensors" in names
     assert not [name for name in names if name.startswith(("tests/", "server/", "kernels/", "clients/", "models/"))]
