@@ -68,7 +68,10 @@ def test_each_turn_is_kept_and_costs_its_own_words(chat: Chat, server: ServerPro
     expect(turns(chat).nth(1)).to_contain_text(f"{made[0]} remembered")
 
 
-def test_states_are_saved_taken_away_and_brought_back(chat: Chat, server: ServerProcess, tmp_path: Path) -> None:
+def test_states_are_saved_taken_away_and_brought_back(
+    chat: Chat, server: ServerProcess, watch: Watch, tmp_path: Path
+) -> None:
+    watch.expected.append("400")  # of the damaged file
     page = chat.page
     chat.ask("one")
     chat.button("Save the state after reply 1")
