@@ -11,6 +11,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from rookery.server.api.responses_answers import ItemList, ResponseObject
 from rookery.server.config import Config
 
 from .api_server import END, MODEL, Api, api_in_process, says
@@ -97,6 +98,18 @@ async def test_a_text_is_answered(api: Api) -> None:
     usage = answer.usage
     assert usage is not None and usage.output_tokens == 14 and usage.input_tokens == len(prompt(api).encode())
     assert usage.total_tokens == usage.input_tokens + 14 and usage.output_tokens_details.reasoning_tokens == 0
+
+
+async def test_answers_have_the_shape_that_is_documented(api: Api) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"tools": TOOLS, "tool_choice": {"type": "function", "name": "get_time"}, "max_output_tokens": 2},
+        {"metadata": {"a": "b"}, "text": {"format": {"type": "json_object"}}, "user": "me"},
+    ]
+    for body in bodies:
+        answer = await api.client.post(PATH, json={"model": MODEL, "input": "hi", **body})
+        shown = ResponseObject.model_validate(answer.json(), strict=True, extra="forbid")
+        items = await api.client.get(f"{PATH}/{shown.id}/input_items")
+        ItemList.model_validate(items.json(), strict=True, extra="forbid")
 
 
 async def test_events_come_in_order_and_say_what_a_whole_answer_says(api: Api) -> None:

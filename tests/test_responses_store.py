@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ import pytest
 
 from rookery.server.errors import NotFound, SessionBusy
 from rookery.server.responses.items import message
-from rookery.server.responses.store import ResponseStore, Turn
+from rookery.server.responses.store import ResponseStore
+from rookery.server.responses.turns import Turn
 
 ME, OTHER = "me", "other"
 
@@ -133,6 +136,48 @@ async def test_a_conversation_whose_newest_turn_had_to_go_is_gone(store: Respons
         await store.put(ME, turn(id))
     with pytest.raises(NotFound):
         await store.conversation(ME, "conv")
+
+
+_WRITER = """
+import asyncio, sys
+from pathlib import Path
+from rookery.server.responses.store import ResponseStore
+from rookery.server.responses.turns import Turn
+
+async def write(path, number):
+    store, parent = ResponseStore(Path(path)), None
+    if number == "0":
+        await store.create_conversation("me", "conv", {})
+    else:
+        parent = (await store.conversation("me", "conv"))[0].head
+    for count in range(100_000):
+        id = f"{number}-{count}"
+        body = {"id": id, "status": "completed"}
+        turn = Turn(id=id, parent=parent, input=[], output=[{"id": id}], body=body, visible=True)
+        await store.put("me", turn, conversation="conv")
+        print(id, flush=True)
+        parent = id
+
+asyncio.run(write(sys.argv[1], sys.argv[2]))
+"""
+
+
+async def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:
+    path, told = tmp_path / "responses.sqlite", []
+    for number, turns in enumerate((1, 7, 2)):
+        command = [sys.executable, "-c", _WRITER, str(path), str(number)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            told += [writer.stdout.readline().strip() for _ in range(turns)]
+            writer.kill()
+            told += [line.strip() for line in writer.stdout if line.endswith("\n")]
+        store = ResponseStore(path)
+        head, items = await store.conversation(ME, "conv")
+        kept = [item["id"] for item in items]
+        assert kept[: len(told)] == told and len(kept) <= len(told) + 1  # one may have been stored and not yet told
+        assert kept[-1] == head.head
+        told = kept
+        await store.close()
 
 
 async def test_everything_outlives_a_restart(tmp_path: Path) -> None:

@@ -7,15 +7,19 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from ..responses.store import Conversation, ResponseStore, Turn
+from ..responses.store import ResponseStore
+from ..responses.turns import Conversation, Turn
+from .item_schemas import stored
+from .openapi import answers
 from .responses import After, Limit, Order, known, page
-from .responses_schemas import ConversationBody, ConversationUpdate, stored
+from .responses_answers import ConversationObject, Deleted, ItemList
+from .responses_schemas import ConversationBody, ConversationUpdate
 from .sse import json_answer
 
 router = APIRouter(tags=["responses"])
 
 
-@router.post("/v1/conversations", summary="Begin a conversation")
+@router.post("/v1/conversations", summary="Begin a conversation", responses=answers(ConversationObject))
 async def create_conversation(request: Request, body: ConversationBody | None = None) -> Response:
     body = body or ConversationBody()
     number = uuid.uuid4().hex
@@ -28,25 +32,25 @@ async def create_conversation(request: Request, body: ConversationBody | None = 
     return json_answer(_shape(made))
 
 
-@router.get("/v1/conversations/{id}", summary="A conversation")
+@router.get("/v1/conversations/{id}", summary="A conversation", responses=answers(ConversationObject))
 async def get_conversation(id: str, request: Request) -> Response:
     found, _ = await _store(request).conversation(request.state.tenant, known(id))
     return json_answer(_shape(found))
 
 
-@router.post("/v1/conversations/{id}", summary="Give a conversation other metadata")
+@router.post("/v1/conversations/{id}", summary="Change its metadata", responses=answers(ConversationObject))
 async def update_conversation(id: str, body: ConversationUpdate, request: Request) -> Response:
     changed = await _store(request).update_conversation(request.state.tenant, known(id), body.metadata)
     return json_answer(_shape(changed))
 
 
-@router.delete("/v1/conversations/{id}", summary="Forget a conversation; its responses stay")
+@router.delete("/v1/conversations/{id}", summary="Forget a conversation, not its responses", responses=answers(Deleted))
 async def delete_conversation(id: str, request: Request) -> Response:
     await _store(request).delete_conversation(request.state.tenant, known(id))
     return json_answer({"id": id, "object": "conversation.deleted", "deleted": True})
 
 
-@router.get("/v1/conversations/{id}/items", summary="All items of a conversation")
+@router.get("/v1/conversations/{id}/items", summary="Its items", responses=answers(ItemList))
 async def list_conversation_items(
     id: str, request: Request, limit: Limit = 20, after: After = None, order: Order = "desc"
 ) -> Response:

@@ -16,12 +16,15 @@ from ..generation import Delta
 from ..responses.items import Item
 from ..responses.output import Event
 from ..responses.run import Run, Runs
-from ..responses.store import Json
+from ..responses.turns import Json
 from ..service import Service
 from ..text.reasoning import Piece as TextPiece
 from ..text.tokenizer import Tokenizer
+from .item_schemas import ItemId
 from .logprobs import Entry, Listing, chat_logprobs
-from .responses_schemas import ID_PATTERN, ItemId, ResponseBody
+from .openapi import answers
+from .responses_answers import Deleted, ItemList, ResponseObject
+from .responses_schemas import ID_PATTERN, ResponseBody
 from .sse import GenerationStream, json_answer, nobody, whole
 
 router = APIRouter(tags=["responses"])
@@ -30,7 +33,11 @@ _PARAMS = {"messages": "input", "reasoning_effort": "reasoning.effort"}
 """Fields as the chat path names them, and what they are called here."""
 
 
-@router.post("/v1/responses", summary="Answer, going on from an earlier response or a conversation")
+@router.post(
+    "/v1/responses",
+    summary="Answer, going on from an earlier response or a conversation",
+    responses=answers(ResponseObject, streamed=True),
+)
 async def create_response(body: ResponseBody, request: Request) -> Response:
     service: Service = request.app.state.service
     runs: Runs = request.app.state.responses
@@ -58,20 +65,20 @@ async def create_response(body: ResponseBody, request: Request) -> Response:
         run.close()
 
 
-@router.get("/v1/responses/{id}", summary="A stored response")
+@router.get("/v1/responses/{id}", summary="A stored response", responses=answers(ResponseObject))
 async def get_response(id: str, request: Request, stream: bool = False) -> Response:
     if stream:
         raise UnsupportedParameter("a stored response is not streamed again", param="stream")
     return json_answer(await _runs(request).get(request.state.tenant, known(id)))
 
 
-@router.delete("/v1/responses/{id}", summary="Forget a stored response")
+@router.delete("/v1/responses/{id}", summary="Forget a stored response", responses=answers(Deleted))
 async def delete_response(id: str, request: Request) -> Response:
     await _runs(request).delete(request.state.tenant, known(id))
     return json_answer({"id": id, "object": "response", "deleted": True})
 
 
-@router.post("/v1/responses/{id}/cancel", summary="End a response in progress")
+@router.post("/v1/responses/{id}/cancel", summary="End a response in progress", responses=answers(ResponseObject))
 async def cancel_response(id: str, request: Request) -> Response:
     return json_answer(await _runs(request).cancel(request.state.tenant, known(id)))
 
@@ -81,7 +88,7 @@ After = Annotated[ItemId | None, Query()]
 Order = Literal["asc", "desc"]
 
 
-@router.get("/v1/responses/{id}/input_items", summary="The items a response was made from")
+@router.get("/v1/responses/{id}/input_items", summary="The items a response was made from", responses=answers(ItemList))
 async def list_input_items(
     id: str, request: Request, limit: Limit = 20, after: After = None, order: Order = "desc"
 ) -> Response:

@@ -10,7 +10,8 @@ from ..errors import InvalidRequest, RookeryError, SessionBusy, StorageFailed
 from ..generation import Delta, Finish, Generation, Usage
 from .items import Item
 from .output import Event, Output
-from .store import Json, ResponseStore, Turn
+from .store import ResponseStore
+from .turns import Json, Turn
 
 Logprobs = Callable[[Delta, bool], list[Json]]
 """(delta, it continues a text) → log-probabilities of the text in it."""

@@ -1,8 +1,9 @@
 """Finished turns of the Responses API, in SQLite: on disk where the server has a data folder, in memory otherwise.
 
-A turn is what one response was asked and what it said, linked to the turn before it; a conversation is a name for its
-newest turn. So going on from any earlier response is a fork that copies nothing, and each turn is stored once. What
-grows with a conversation are these items; the model state that the prefix cache keeps for it does not.
+Each turn is stored once and linked to the one before it, so going on from any earlier response is a fork that copies
+nothing. What grows with a conversation are these items: a turn's prompt is written from all of them, since the
+instructions and tools at its beginning may be others each time. The states they lead to do not grow, and are the prefix
+cache's: what it still knows of the prompt is not computed again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +21,11 @@ import orjson
 
 from ..errors import InvalidRequest, NotFound, SessionBusy, StorageFailed
 from .items import Item
+from .turns import CHAIN, OLDEST_END, SCHEMA, Conversation, Json, Turn
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Json = dict[str, Any]
 
 MAX_TURNS = 16_384
 """Turns of one API key; beyond it the end of the chain used longest ago goes first."""
@@ -33,73 +33,6 @@ MAX_BYTES = 256 * 2**20
 """Their items, of one API key."""
 TTL_S = 30 * 24 * 3600.0
 """Seconds after its last use until a turn that no other continues is forgotten."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS turns (
-    id TEXT PRIMARY KEY,
-    tenant TEXT NOT NULL,
-    parent TEXT,
-    visible INTEGER NOT NULL,
-    used REAL NOT NULL,
-    bytes INTEGER NOT NULL,
-    input BLOB NOT NULL,
-    output BLOB NOT NULL,
-    body BLOB NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS turns_by_parent ON turns (parent);
-CREATE INDEX IF NOT EXISTS turns_by_use ON turns (tenant, used, bytes);
-CREATE TABLE IF NOT EXISTS conversations (
-    id TEXT PRIMARY KEY,
-    tenant TEXT NOT NULL,
-    head TEXT,
-    created INTEGER NOT NULL,
-    used REAL NOT NULL,
-    metadata BLOB NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS conversations_by_head ON conversations (head);
-CREATE INDEX IF NOT EXISTS conversations_by_use ON conversations (tenant, used);
-PRAGMA user_version = 1;
-"""
-_CHAIN = """
-WITH RECURSIVE chain (id, parent, depth) AS (
-    SELECT id, parent, 0 FROM turns WHERE id = ?
-    UNION ALL
-    SELECT turns.id, turns.parent, depth + 1 FROM turns JOIN chain ON turns.id = chain.parent
-)
-SELECT input, output FROM chain JOIN turns USING (id) ORDER BY depth DESC
-"""
-_OLDEST_END = """
-SELECT id, used FROM turns WHERE tenant = ? AND NOT EXISTS (SELECT 1 FROM turns AS later WHERE later.parent = turns.id)
-ORDER BY used LIMIT 1
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One turn to be stored."""
-
-    id: str
-    parent: str | None
-    """The turn it continues."""
-    input: list[Item]
-    """Items of this turn alone."""
-    output: list[Item]
-    body: Json
-    """The rest of the response object."""
-    visible: bool
-    """Whether the response can be asked for by its id; a conversation has turns that cannot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A chain of turns with a name of its own."""
-
-    id: str
-    created: int
-    """Unix time, seconds."""
-    metadata: Mapping[str, str]
-    head: str | None
-    """Its newest turn."""
 
 
 class ResponseStore:
@@ -308,7 +241,7 @@ class ResponseStore:
             db = sqlite3.connect(self._path or ":memory:", isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
-            db.executescript(_SCHEMA)
+            db.executescript(SCHEMA)
             self._connection = db
         return self._connection
 
@@ -354,7 +287,7 @@ class ResponseStore:
         turns, size = _size(db, tenant)
         if not expired and max(turns, names) <= self._max_turns and size <= self._max_bytes:
             return
-        while (end := db.execute(_OLDEST_END, (tenant,)).fetchone()) is not None:
+        while (end := db.execute(OLDEST_END, (tenant,)).fetchone()) is not None:
             id, used = end
             turns, size = _size(db, tenant)
             if used >= oldest and turns <= self._max_turns and size <= self._max_bytes:
@@ -385,7 +318,7 @@ def _size(db: sqlite3.Connection, tenant: str) -> tuple[int, int]:
 
 def _chain(db: sqlite3.Connection, id: str | None) -> list[Item]:
     """Items of this turn and of all before it, oldest first."""
-    return [item for row in db.execute(_CHAIN, (id,)) for blob in row for item in orjson.loads(blob)]
+    return [item for row in db.execute(CHAIN, (id,)) for blob in row for item in orjson.loads(blob)]
 
 
 def _prune(db: sqlite3.Connection, id: str | None) -> None:
