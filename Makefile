@@ -33,6 +33,7 @@ test-slow: setup
 test-clients: setup
 	tests/clients/install.sh $(VENV)
 	$(BIN)/pytest -m peers
+	$(BIN)/python -m tests.clients.compat.run
 
 # needs nginx, promtool (Debian: prometheus) and npm; no container engine
 check-deploy: setup

@@ -1,0 +1,1 @@
+"""Clients of other projects against a real server; `python -m tests.clients.compat.run` installs and runs them."""
