@@ -24,6 +24,7 @@ check: setup
 	$(BIN)/pytest tests/test_imports.py
 
 test: setup
+	tests/browser/install.sh
 	$(BIN)/pytest -m "not gpu and not slow and not deploy and not peers"
 
 test-slow: setup
