@@ -23,7 +23,7 @@ triton = pytest.importorskip("triton")
 HEADS, HEAD_SIZE, SLOTS = 32, 64, 8
 WIDTH = HEADS * HEAD_SIZE
 ROWS = Rows.pack([0, 1, -1, 2, 3], [1, 1, 1, 40, 7])
-MAX_LOCAL_BYTES = 32
+MAX_LOCAL_BYTES = 64
 """A thread may keep so much outside of registers: a few addresses of the kernels for float32 models."""
 DECODE = Rows.pack([0, 1, -1], [1, 1, 1])
 TYPES = {

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from rookery.kernels import random, sampling
+from rookery.kernels.backend import uses_triton
+from rookery.kernels.sample import Streams, sample
 
 from .constraint import Constraint, ConstraintError
 from .request import SamplingParams, TokenLogprobs
@@ -230,6 +232,10 @@ class Sampler:
             errors |= {i: _undrawable(peak) for i, peak in enumerate(peaks) if not abs(peak) < torch.inf}
             return token_ids
 
+        typical = any(choice.params.typical_p < 1 for choice in choices)
+        if uses_triton(logits.device.type) and len(limits) == 1 and not typical:
+            return _draw_at_once(logits[:, : limits.pop()], edited, choices, errors)
+
         groups: dict[tuple[bool, bool], list[int]] = {}
         views: dict[int, Tensor] = {}  # rows are read where they are, not gathered
         for i, choice in enumerate(choices):
@@ -253,6 +259,30 @@ class Sampler:
         return token_ids
 
 
+def _draw_at_once(
+    logits: Tensor, edited: dict[int, Tensor], choices: Sequence[ChoiceSampling], errors: dict[int, str]
+) -> list[int]:
+    """`Sampler._draw` for [n, V] logits where the operators run on the device: all rows, and one word to the host."""
+    device, vocab_size = logits.device, logits.shape[-1]
+    if edited:
+        logits = torch.stack([edited[i][:vocab_size] if i in edited else row for i, row in enumerate(logits)])
+    streams = Streams(
+        seed=torch.tensor([_signed(c.params.seed) for c in choices], device=device),
+        choice=torch.tensor([c.choice for c in choices], device=device),
+        drawn=torch.tensor([c.drawn for c in choices], device=device),
+    )
+    token_ids: list[int] = sample(logits, _truncation([c.params for c in choices], device), streams).tolist()
+    for i, token_id in enumerate(token_ids):
+        if token_id < 0 and i not in errors:
+            errors[i] = _undrawable(float(logits[i].amax()))
+    return [-1 if i in errors else token_id for i, token_id in enumerate(token_ids)]
+
+
+def _signed(seed: int) -> int:
+    """The number of the same 64 bits as int64 has them."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
 def _limit(choice: ChoiceSampling, logits: Tensor) -> int:
     """Ids below it can be drawn."""
     limit = choice.params.token_limit
@@ -270,19 +300,21 @@ def _draw_rows(rows: Sequence[Tensor], choices: Sequence[ChoiceSampling], trunca
     """n rows of logits to [n] ids, for rows that are not greedy."""
     device = rows[0].device
     uniforms = torch.tensor([c.uniform() for c in choices], dtype=torch.float64, device=device)
-    params = [c.params for c in choices]
-    temperature = torch.tensor([p.temperature for p in params], dtype=torch.float32, device=device)
+    settings = _truncation([c.params for c in choices], device)
     if not truncated:
-        return sampling.draw_untruncated(rows, temperature, uniforms)
-    settings = sampling.Truncation(
-        temperature=temperature,
+        return sampling.draw_untruncated(rows, settings.temperature, uniforms)
+    return sampling.draw(rows, settings, uniforms)
+
+
+def _truncation(params: Sequence[SamplingParams], device: torch.device) -> sampling.Truncation:
+    return sampling.Truncation(
+        temperature=torch.tensor([p.temperature for p in params], dtype=torch.float32, device=device),
         top_k=torch.tensor([p.top_k for p in params], dtype=torch.int64, device=device),
         top_p=torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device),
         min_p=torch.tensor([p.min_p for p in params], dtype=torch.float64, device=device),
         typical_p=torch.tensor([p.typical_p for p in params], dtype=torch.float64, device=device),
         top_p_first=torch.tensor([p.sampling_order == "top_p_first" for p in params], device=device),
     )
-    return sampling.draw(rows, settings, uniforms)
 
 
 def score(logits: Tensor, ids: Sequence[int], top: int, token_limit: int | None = None) -> list[TokenLogprobs]:
