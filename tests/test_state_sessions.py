@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ from .tiny_model import BOMB, NAN, ToyModel
 
 def state_after(tokens: list[int]) -> State:
     """By the plain recurrence, from nothing."""
+    return _state_after(tuple(tokens))
+
+
+@lru_cache(maxsize=4096)
+def _state_after(tokens: tuple[int, ...]) -> State:
     model = ToyModel()
     pool = model.new_pool(1)
     if tokens:
@@ -306,7 +312,7 @@ def test_many_sessions_need_no_memory_and_all_resume(tmp_path: Path, count: int)
 
 NAMES = st.sampled_from(["a", "b", "c"])
 TENANTS = st.sampled_from(["t", "u"])
-TOKENS = st.lists(st.integers(1, 29), min_size=1, max_size=40)
+TOKENS = st.lists(st.integers(1, 29), min_size=1, max_size=20)
 
 
 class SessionsMachine(RuleBasedStateMachine):
@@ -415,4 +421,4 @@ class SessionsMachine(RuleBasedStateMachine):
 
 
 TestSessions = SessionsMachine.TestCase
-TestSessions.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+TestSessions.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
