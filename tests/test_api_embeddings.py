@@ -26,6 +26,12 @@ from .server_process import write_tiny
 from .tiny_model import BOMB, TINY_PLAN, ToyModel, tiny_rwkv7
 
 PATH = "/v1/embeddings"
+WRONG: list[tuple[str, Any]] = [
+    ("input", ""), ("input", []), ("input", [""]), ("input", [[]]), ("input", [1, "a"]), ("input", None),
+    ("input", 5), ("input", [256]), ("input", [[-1]]), ("input", ["a"] * 2049), ("input", {}),
+    ("dimensions", 0), ("dimensions", 65), ("dimensions", 1.5), ("encoding_format", "int8"), ("user", 5),
+    ("state", "nope"), ("model", ""),
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -80,20 +86,13 @@ async def test_many_texts_come_back_in_their_order(api: Api) -> None:
         assert vector[0] / vector[1] == pytest.approx(i % 256 / (i // 256 + 1), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *(("input", value) for value in ("", [], [""], [[]], [1, "a"], None, 5, [256], [[-1]], ["a"] * 2049, {})),
-        ("dimensions", 0), ("dimensions", 65), ("dimensions", 1.5), ("encoding_format", "int8"), ("user", 5),
-        ("state", "nope"), ("model", ""),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("field", "value"), WRONG)
 async def test_a_wrong_value_is_refused_and_named(api: Api, field: str, value: object) -> None:
     error = await api.refused(PATH, **{"input": "hi", field: value})
     assert str(error["param"]).split(".")[0] == field and not api.engine.submitted
 
 
-async def test_a_failed_step_is_an_error(api: Api) -> None:
+async def test_an_unknown_model_is_a_404(api: Api) -> None:
     answer = await api.client.post(PATH, json={"model": "other", "input": "a"})
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
 
@@ -131,7 +130,7 @@ def test_a_neighbour_that_fails_costs_no_vector() -> None:
 async def test_the_official_client_over_a_real_engine(tmp_path: Path) -> None:
     config = Config(served_model_name=(MODEL,), max_batch=4)
     app = create_app(config, EngineClient(config, write_tiny(tmp_path)))
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api", timeout=60)
+    http: Any = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api", timeout=60)
     async with app.router.lifespan_context(app), http:
         await app.state.service.load()
         client = openai.AsyncOpenAI(base_url="http://api/v1", api_key="none", http_client=http, max_retries=0)
