@@ -187,7 +187,7 @@ def bench_engine(
     *,
     preset: str = "rwkv7-0.1b",
     device: Literal["cpu", "cuda"] = "cpu",
-    dtypes: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16"),
+    dtypes: tuple[Literal["float32", "bfloat16", "float16", "int8", "int4"], ...] = ("float32", "bfloat16", "int8"),
     streams: tuple[int, ...] = (1, 8, 32),
     peers: tuple[Literal["rookery", "official"], ...] = ("rookery", "official"),
     rounds: int = 3,
@@ -203,7 +203,7 @@ def bench_engine(
     Args:
         preset: A published shape with seeded random weights, such as rwkv7-0.1b; for a GPU also several with commas.
         device: With cuda, only preset, the last of the dtypes, rounds and the JSON file are used.
-        dtypes: Weight types.
+        dtypes: Weight types; int8 and int4 are matrices quantised at load, on a CPU.
         streams: Sequences decoded together.
         peers: What to measure, in turn.
         rounds: Measurements of each; medians are reported.

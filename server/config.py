@@ -68,6 +68,8 @@ class Config:
     """Where the model runs."""
     dtype: Dtype = "auto"
     """Type of the weights; auto is float32 on a CPU and bfloat16 on a GPU. The WKV state is always float32."""
+    quantize: Quantize = "none"
+    """Matrices of 8 or 4 bits, made at load: less memory and faster decoding on a CPU, at some loss of exactness."""
     max_batch: Count = 64
     """Sequences that run at the same time (state slots)."""
     max_queue: Count = 256

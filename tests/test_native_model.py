@@ -11,7 +11,7 @@ import torch
 from rookery.kernels.cpu.library import Format, Team, library
 from rookery.kernels.rows import Rows
 from rookery.server.model.load import load_model
-from rookery.server.model.native import NativeModel
+from rookery.server.model.native import FORMATS, NativeModel
 from rookery.server.model.shape import Version
 from rookery.server.model.synthetic import synthetic_checkpoint
 from rookery.server.model.weights import read_checkpoint
@@ -65,7 +65,7 @@ def test_logits_states_and_continuations_equal_the_goldens(fixtures: Path, name:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("format", [Format.F32, Format.INT8, Format.INT4])
+@pytest.mark.parametrize("format", list(FORMATS.values()))
 def test_a_row_is_the_same_bit_for_bit_in_any_batch(version: Version, format: Format) -> None:
     model = unusual(version, format)
     pool, alone = model.new_pool(8), model.new_pool(8)

@@ -36,7 +36,9 @@ class Job(TypedDict):
 def measure_rookery(job: Job) -> dict[str, Any]:
     """Decode tokens/s at each number of streams and prefill tokens/s, through `Engine.step`."""
     start = time.perf_counter()
-    model, info = load_model(Path(job["path"]), dtype=job["dtype"], device="auto", states={}, progress=None)
+    quantize = job["dtype"] if job["dtype"].startswith("int") else "none"
+    dtype = job["dtype"] if quantize == "none" else "auto"
+    model, info = load_model(Path(job["path"]), dtype=dtype, quantize=quantize)
     load_s = time.perf_counter() - start
     engine = Engine(model, max_batch=max(job["streams"]), max_queue=64, prefill_budget=job["prefill_tokens"])
 

@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """ZeroMQ address the engine listens on."""
     model_path: str
     dtype: str = "auto"
+    quantize: str = "none"
     device: str = "auto"
     states: dict[str, str] = {}
     """Files of tuned initial states, by name."""

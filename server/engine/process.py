@@ -248,6 +248,7 @@ def load(settings: Settings, server: EngineServer) -> None:
     model, info = load_model(
         path,
         dtype=settings.dtype,
+        quantize=settings.quantize,
         device=settings.device,
         states={name: Path(file) for name, file in settings.states.items()},
         progress=progress,

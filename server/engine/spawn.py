@@ -87,6 +87,7 @@ def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:
         endpoint=endpoint,
         model_path=str(model_path),
         dtype=config.dtype,
+        quantize=config.quantize,
         device=config.device,
         states=states,
         tokenizer=str(config.tokenizer) if config.tokenizer is not None else None,
