@@ -188,6 +188,8 @@ async def test_everything_outlives_a_restart(tmp_path: Path) -> None:
     await store.put(ME, turn("b", "a"), conversation="conv")
     before = [await store.get(ME, id) for id in "ab"]
     await store.close()
+    assert [await store.get(ME, id) for id in "ab"] == before  # using it opens it again
+    await store.close()
     again = ResponseStore(path)
     assert [await again.get(ME, id) for id in "ab"] == before
     found, items = await again.conversation(ME, "conv")

@@ -60,7 +60,7 @@ class ResponseStore:
         self._path = path
         self._max_turns, self._max_bytes, self._ttl_s = max_turns, max_bytes, ttl_s
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
+        self._thread = _thread()
         self._connection: sqlite3.Connection | None = None
 
     async def put(self, tenant: str, turn: Turn, *, conversation: str | None = None) -> None:
@@ -214,6 +214,7 @@ class ResponseStore:
 
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
         self._thread.shutdown(wait=False)
+        self._thread = _thread()
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def transaction() -> T:
@@ -300,6 +301,11 @@ class ResponseStore:
             " (SELECT id FROM conversations WHERE tenant = ?1 ORDER BY used DESC LIMIT ?3))",
             (tenant, oldest, self._max_turns),
         )
+
+
+def _thread() -> ThreadPoolExecutor:
+    """Begins with its first use."""
+    return ThreadPoolExecutor(1, thread_name_prefix="responses")
 
 
 _PREVIOUS = "previous_response_id"
