@@ -25,7 +25,7 @@ class Snapshot:
     @property
     def size_bytes(self) -> int:
         tensors = (self.state.shift, self.state.wkv, *(() if self.hidden is None else (self.hidden,)))
-        return OVERHEAD_BYTES + sum(tensor.nbytes for tensor in tensors)
+        return OVERHEAD_BYTES + sum(int(tensor.nbytes) for tensor in tensors)
 
 
 @dataclass(slots=True)
