@@ -57,10 +57,11 @@ docs: setup
 	$(BIN)/python -m rookery.server.reference > docs/reference.md
 
 gosling-eval: setup
-	$(BIN)/python -m models.gosling.evaluate
+	$(BIN)/python -m rookery.models.gosling.evaluate
 
 gosling-train: setup
-	$(BIN)/python -m models.gosling.train
+	$(BIN)/python -m rookery.models.gosling.train --tokens 46e6 --out models/gosling/runs/main
+	$(BIN)/python -m rookery.models.gosling.export models/gosling/runs/main/gosling.safetensors
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

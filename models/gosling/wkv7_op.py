@@ -94,7 +94,9 @@ def native_library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         return None
-    flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
+    # What -ffast-math brings, without its start-up code: that would flush subnormals to zero in the whole process.
+    fast = ["-fno-math-errno", "-fno-signed-zeros", "-fno-trapping-math", "-fassociative-math", "-freciprocal-math"]
+    flags = ["-O3", "-march=native", *fast, "-fopenmp", "-shared", "-fPIC", "-std=c++17"]
     # The machine is part of the name: a folder may be shared by machines of several kinds.
     cpu = Path("/proc/cpuinfo")
     machine = "".join(x for x in cpu.read_text().splitlines() if x.startswith("flags"))[:4000] if cpu.exists() else ""

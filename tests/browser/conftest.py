@@ -114,7 +114,9 @@ class Chat:
         expect(self.page.get_by_role("button", name="Send", exact=True)).to_be_visible()
 
     def ask(self, text: str) -> None:
+        before = self.said.count()
         self.write(text)
+        expect(self.said).to_have_count(before + 1)  # until then the page shows the turn before as done
         self.done()
 
     def button(self, name: str) -> None:
