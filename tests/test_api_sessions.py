@@ -143,7 +143,8 @@ def test_a_turn_that_its_client_leaves_changes_nothing(one: Client) -> None:
 
 
 def test_a_refused_request_leaves_the_session_to_the_next(one: Client) -> None:
-    for fields in ({"n": 2}, {"logit_bias": {"999999": 1}}, {"messages": []}, {"model": "nobody"}):
+    wrong: list[dict[str, Any]] = [{"n": 2}, {"logit_bias": {"999999": 1}}, {"messages": []}, {"model": "nobody"}]
+    for fields in wrong:
         body = {"messages": [MESSAGE], "session_id": "s", **fields}
         assert one.post("/v1/chat/completions", **body).status_code in (400, 404)
     assert one.ids() == []

@@ -62,7 +62,8 @@ def test_a_pydantic_model_is_parsed(client: openai.OpenAI) -> None:
 
 
 def test_a_tool_goes_there_and_back(client: openai.OpenAI) -> None:
-    for demand in ("required", {"type": "function", "function": {"name": "report"}}):
+    demands: list[Any] = ["required", {"type": "function", "function": {"name": "report"}}]
+    for demand in demands:
         asked: Any = {"model": MODEL, "tools": [TOOL], "max_tokens": 300, "seed": 2, "parallel_tool_calls": False}
         answer = client.chat.completions.parse(messages=HI, tool_choice=demand, **asked)
         [call] = answer.choices[0].message.tool_calls or []

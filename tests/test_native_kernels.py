@@ -229,8 +229,8 @@ def test_wkv6_with_its_norm_and_gate(team: Team, size: int) -> None:
     speed, bonus, weight, bias = (random(heads * size, seed=i) for i in range(20, 24))
     shape, expected_state = (tokens, heads, size), state.inside.clone()
     log_decay = -torch.exp(speed + more.inside).view(shape)
-    parts = [x.inside.view(shape) for x in (r, k, v)]
-    y = wkv6_reference(*parts, log_decay, bonus.view(heads, size), expected_state, rows)
+    rkv = (r.inside.view(shape), k.inside.view(shape), v.inside.view(shape))
+    y = wkv6_reference(*rkv, log_decay, bonus.view(heads, size), expected_state, rows)
     y = torch.nn.functional.group_norm(y.flatten(1), heads, weight, bias, 64e-5)
     out = Guarded(tokens, heads * size)
     inputs: list[CBuffer | None] = [x.buffer() for x in (r, k, v, g, more)]

@@ -79,7 +79,7 @@ def test_a_row_is_the_same_bit_for_bit_in_any_batch(version: Version, format: Fo
     parts = zip(slots, torch.split(tokens, lengths), torch.split(logits, lengths), strict=True)
     for slot, part, got in parts:
         if slot >= 0:
-            hidden = [model.forward(piece, Rows.pack([slot], [len(piece)]), alone) for piece in part.split(17)]
+            hidden = [model.forward(piece, Rows.pack([slot], [len(piece)]), alone) for piece in torch.split(part, 17)]
             if hidden:
                 assert torch.equal(got, model.logits(torch.cat(hidden)))
     for slot in range(8):  # those in the batch and those not

@@ -231,5 +231,5 @@ ERRORS: Responses = {
 
 def answers(body: type[BaseModel], *, streamed: bool = False) -> Responses:
     """`responses` of a route that writes its answer itself."""
-    content = {"text/event-stream": {"schema": {}}} if streamed else {}
+    content: dict[str, Any] = {"text/event-stream": {"schema": {}}} if streamed else {}
     return {200: {"model": body, "description": "The answer.", "content": content}}
