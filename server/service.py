@@ -315,7 +315,7 @@ class Service:
                     embed=embed,
                 )
                 streams.append(await self.engine.submit(request))
-        except BaseException:
+        except BaseException:  # a cancel too: none of the prompts may go on without the others
             for stream in streams:
                 stream.cancel()
             raise

@@ -49,7 +49,7 @@ class SessionTurn:
             told = await self._engine.ask(
                 OpenTurn(tenant=self._tenant, turn=self._name, session=session, tuned_state=tuned_state)
             )
-        except BaseException:
+        except BaseException:  # a cancel too: the engine may have made this turn the writer already
             self.drop()
             raise
         self.before = told.sessions[0]
@@ -92,7 +92,7 @@ class SessionTurn:
         self._over = True
         try:
             await self._engine.ask(SettleTurn(tenant=self._tenant, turn=self._name, token_ids=ids))
-        except BaseException:
+        except BaseException:  # a cancel too: a turn nobody waits for is not kept
             self._engine.tell(DropTurn(tenant=self._tenant, turn=self._name))
             raise
 

@@ -47,7 +47,7 @@ async def create_response(body: ResponseBody, request: Request) -> Response:
         runs.reserve(tenant, conversation)
     try:
         run = await _start(body, request, service, runs, tenant)
-    except BaseException:
+    except BaseException:  # a cancel too: the conversation must be free for its next writer
         runs.release(tenant, conversation)
         raise
     runs.add(run)

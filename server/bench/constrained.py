@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ import torch
 from ..engine.constraint import Constraints
 from ..engine.engine import Engine
 from ..engine.request import Request, SamplingParams
-from ..model.rwkv7 import Rwkv7
-from ..model.synthetic import PRESETS, synthetic_checkpoint
+from ..model.load import load_model
 from ..text.chat_template import Prompt
 from ..text.grammar import response_grammar
 from ..text.tokenizer import load_tokenizer
+from .compare import write_checkpoint
 from .machine import machine
 
 STREAMS, STEPS, ROUNDS = 8, 40, 5
@@ -78,8 +79,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    dtype = getattr(torch, given.dtype)
-    model = Rwkv7(synthetic_checkpoint(PRESETS[given.preset], dtype=dtype), dtype=dtype, device="cpu")
+    with tempfile.TemporaryDirectory(prefix="rookery-bench-") as folder:
+        path = Path(folder) / f"{given.preset}.pth"
+        write_checkpoint(given.preset, path)
+        model, _ = load_model(path, dtype=given.dtype, device="cpu")  # the path that serves, native where it is built
     tokenizer = load_tokenizer(None, model_path=Path("none.pth"), vocab_size=model.shape.vocab_size)
     engine = Engine(
         model, max_batch=STREAMS, max_queue=1, prefill_budget=64, constraints=Constraints(tokenizer.llguidance)
