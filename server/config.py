@@ -87,7 +87,8 @@ class Config:
     state_dtype: Literal["float32", "float16"] = "float32"
     """Type of WKV states in the folder; float16 halves them, at an error of about 1e-4 in what follows a restore."""
     session_memory: Bytes = 2 * 2**30
-    """Memory for sessions where there is no --data-dir, for example 2GiB; beyond it new ones are refused."""
+    """Host memory for sessions, for example 2GiB. With --data-dir: for those used last, whose files then need not be
+    read. Without: for all, and beyond it new ones are refused."""
     session_ttl: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0
     """Seconds after which a session that nobody used is deleted; 0 keeps all."""
     max_sessions: Count = 10_000

@@ -164,12 +164,14 @@ class _EngineGauges(Collector):
         held.add_metric(["device"], stats.slots_used * (info.state_bytes if info else 0))
         held.add_metric(["memory"], stats.cache_bytes)
         held.add_metric(["sessions"], stats.session_bytes)
+        held.add_metric(["session_memory"], stats.session_memory_bytes)
         yield held
         yield CounterMetricFamily(
             "rookery_sessions_damaged", "Stored states found missing or damaged.", value=stats.sessions_damaged
         )
         evictions = CounterMetricFamily("rookery_state_evictions", "States dropped to make room.", labels=["tier"])
         evictions.add_metric(["memory"], stats.cache_evictions)
+        evictions.add_metric(["session_memory"], stats.session_evictions)
         yield evictions
 
 

@@ -55,22 +55,19 @@ def test_twins_of_a_digest_go_their_own_ways() -> None:
     assert twin.key == prefix_keys(NAMES, [1, 2, 3], [])[1].key
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 300), st.booleans(), st.booleans()), max_size=60))
-def test_memory_stays_within_its_budget_and_keeps_what_is_pinned(uses: list[tuple[int, int, bool, bool]]) -> None:
-    memory = StateMemory(5 * SIZE + 17)
-    pinned: set[bytes] = set()
-    for number, gain, pin, put in uses:
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 300), st.booleans()), max_size=60))
+def test_memory_stays_within_its_budget_and_tells_what_it_drops(uses: list[tuple[int, int, bool]]) -> None:
+    held: set[bytes] = set()
+    memory = StateMemory(5 * SIZE + 17, lambda key, _: held.remove(key))
+    for number, gain, put in uses:
         key = bytes([number])
         if put:
-            held = memory.put(key, snapshot(), gain=gain, pinned=pin)
-            assert held or len(pinned - {key}) == 5
-            pinned.discard(key)
-            if held and pin:
-                pinned.add(key)
+            assert memory.put(key, snapshot(), gain=gain)
+            held.add(key)
         else:
-            memory.get(key)
+            assert (memory.get(key) is not None) == (key in held)
         assert memory.used_bytes == len(memory) * SIZE <= memory.budget_bytes
-        assert all(key in memory for key in pinned)
+        assert set(memory._held) == held
 
 
 def test_what_saves_least_goes_first_and_what_is_never_used_goes_in_the_end() -> None:

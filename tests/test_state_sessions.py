@@ -30,7 +30,16 @@ from rookery.server.engine.questions import (
     Told,
 )
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
-from rookery.server.errors import EngineError, NotFound, RookeryError, SessionBusy, SessionDamaged, StorageFailed
+from rookery.server.errors import (
+    EngineError,
+    InvalidRequest,
+    NotFound,
+    RookeryError,
+    SessionBusy,
+    SessionDamaged,
+    StorageFailed,
+)
+from rookery.server.state.memory import OVERHEAD_BYTES
 from rookery.server.state.pool import State
 from rookery.server.state.snapshot import StateFormat
 from rookery.server.state.store import StateStore
@@ -55,11 +64,13 @@ def _state_after(tokens: tuple[int, ...]) -> State:
 class Host:
     """An engine with sessions, and the HTTP side's part of a turn."""
 
-    def __init__(self, folder: Path | None = None, *, cache_bytes: int = 2**20, max_sessions: int = 1000) -> None:
+    def __init__(
+        self, folder: Path | None = None, *, cache_bytes: int = 2**20, hot_bytes: int = 0, max_sessions: int = 1000
+    ) -> None:
         self.model = ToyModel()
         self.engine = Engine(self.model, max_batch=4, max_queue=64, prefill_budget=16, cache_bytes=cache_bytes)
         self.store = StateStore(folder, StateFormat.of(self.engine.pool, fingerprint="toy", tokenizer="toy"))
-        self.engine.attach(self.store, max_sessions=max_sessions, threaded=False)
+        self.engine.attach(self.store, max_sessions=max_sessions, hot_bytes=hot_bytes, threaded=False)
         self.number = 0
         self.events: dict[str, list[TokenEvent]] = {}
 
@@ -132,6 +143,10 @@ def assert_holds(host: Host, session: str, tokens: list[int], tenant: str = "t")
     assert torch.equal(kept.wkv, expected.wkv) and torch.equal(kept.shift, expected.shift)
 
 
+HOT_SIZE = OVERHEAD_BYTES + 4 * (2 * 8 + 8 * 8)
+"""What the toy's session takes in memory."""
+
+
 @pytest.fixture
 def host() -> Host:
     return Host()
@@ -153,6 +168,59 @@ def test_a_session_holds_the_state_after_its_tokens_whatever_was_kept_of_the_rep
     host.drain()
     host.settle(turn, [1, 2, 9, 9])  # a reply without the reasoning that its prompt asked for
     assert_holds(host, "s", [*history, 1, 2, 9, 9])
+
+
+def test_a_chat_that_goes_on_does_not_read_the_store_before_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(tmp_path, hot_bytes=2 * HOT_SIZE)
+    history = {id: host.turn(id, [1, 2, 3]) for id in "ab"}
+
+    def read(*_: object) -> None:
+        raise AssertionError("the store was read")
+
+    for id in "abab":
+        with monkeypatch.context() as patched:
+            patched.setattr(host.store, "find", read)
+            patched.setattr(host.store, "load", read)
+            turn = host.open(id)
+        host.submit(turn, [4, 5])
+        host.drain()
+        host.settle(turn, [4, 5, 6])
+        history[id] += [4, 5, 6]
+        assert_holds(host, id, history[id])
+    host.turn("c", [7])
+    stats = host.engine.stats()
+    assert (stats.session_evictions, stats.session_memory_bytes) == (1, 2 * HOT_SIZE)
+    assert_holds(host, "a", history["a"] + host.turn("a", [8]))  # from the store again
+    host.close()
+
+
+def test_what_is_deleted_replaced_or_left_is_not_found_in_memory(tmp_path: Path) -> None:
+    host = Host(tmp_path, hot_bytes=10 * HOT_SIZE)
+    for id in "abc":
+        host.turn(id, [1, 2, 3])
+    exported = host.ask(ExportSession(tenant="t", session="a")).data
+    host.ask(DeleteSession(tenant="t", session="a"))
+    assert_holds(host, "a", host.turn("a", [9]))
+    host.ask(ImportSession(tenant="t", session="b", data=exported))
+    assert_holds(host, "b", host.turn("x", [1, 2, 3]) + host.turn("b", [5]))  # x says what `a` held
+    host.ask(ForkSession(tenant="t", session="c", new="d"))
+    host.ask(DeleteSession(tenant="t", session="c"))
+    assert host.ask(ShowSession(tenant="t", session="d")).sessions[0].turns == 1
+    turn = host.open("d")
+    host.submit(turn, [4])
+    host.drain()
+    host.engine.sessions.ask(SettleTurn(tenant="t", turn=turn, token_ids=[4]), lambda told: None)  # type: ignore[union-attr]
+    host.engine.sessions.ask(DropTurn(tenant="t", turn=turn), lambda told: None)  # type: ignore[union-attr]
+    host.drain()
+    with pytest.raises(InvalidRequest):
+        host.ask(OpenTurn(tenant="t", turn="tuned", session="x", tuned_state="tuned"))
+    for view in host.ask(ListSessions(tenant="t", limit=9)).sessions:
+        before = view.tokens
+        added = host.turn(view.id, [7])
+        assert host.ask(ShowSession(tenant="t", session=view.id)).sessions[0].tokens == before + len(added)
+    host.close()
 
 
 def test_a_turn_costs_its_own_tokens_however_long_the_session_is(host: Host) -> None:
@@ -316,7 +384,8 @@ TOKENS = st.lists(st.integers(1, 29), min_size=1, max_size=20)
 
 
 class SessionsMachine(RuleBasedStateMachine):
-    """Random turns, forks, deletes, exports and restarts; a dictionary of token lists says what must be there."""
+    """Random turns, forks, deletes, exports and restarts, with room for two sessions in memory; a dictionary of token
+    lists says what must be there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +393,7 @@ class SessionsMachine(RuleBasedStateMachine):
         self.expected: dict[tuple[str, str], list[int]] = {}
         self.open: dict[tuple[str, str], tuple[str, list[int]]] = {}
         self.exported: list[tuple[bytes, list[int]]] = []
-        self.host = Host(self.folder, cache_bytes=8000)
+        self.host = Host(self.folder, cache_bytes=8000, hot_bytes=2 * HOT_SIZE)
 
     def teardown(self) -> None:
         self.host.close()
@@ -406,7 +475,7 @@ class SessionsMachine(RuleBasedStateMachine):
         """Without any farewell to the store: what is open is lost, what was settled is there."""
         self.host.store.close()
         self.open.clear()
-        self.host = Host(self.folder, cache_bytes=8000)
+        self.host = Host(self.folder, cache_bytes=8000, hot_bytes=2 * HOT_SIZE)
 
     @invariant()
     def every_session_is_what_it_must_be(self) -> None:

@@ -23,6 +23,7 @@ from ..state.store import StateStore
 from ..state.worker import Worker
 from .constraint import Constraints
 from .graphs import CudaRecorder, DecodeGraphs, buckets, recordable
+from .keeper import Keeper
 from .request import EngineStats, Request, TokenEvent
 from .reuse import PrefixReuse
 from .sampler import ChoiceSampling, Draw, Sampler
@@ -97,24 +98,24 @@ class Engine:
             self.sessions.close()
 
     def attach(
-        self, store: StateStore, *, max_sessions: int, session_ttl_s: float | None = None, threaded: bool = True
+        self,
+        store: StateStore,
+        *,
+        max_sessions: int,
+        hot_bytes: int = 0,
+        session_ttl_s: float | None = None,
+        threaded: bool = True,
     ) -> None:
         """Serve the sessions of a store, which is the engine's own from now on.
 
         Args:
             max_sessions: of one tenant.
+            hot_bytes: host memory for the states of sessions used last, which then need not be read from the store.
             session_ttl_s: how long a session is kept that nobody uses; None for ever.
             threaded: whether the store may wait for a disk; False answers at once.
         """
-        self.sessions = Sessions(
-            store,
-            Worker(threaded=threaded),
-            self.pool,
-            compute=self._compute,
-            abandon=self.cancel,
-            limit=max_sessions,
-            ttl_s=session_ttl_s,
-        )
+        keeper = Keeper(store, Worker(threaded=threaded), limit=max_sessions, hot_bytes=hot_bytes)
+        self.sessions = Sessions(keeper, self.pool, compute=self._compute, abandon=self.cancel, ttl_s=session_ttl_s)
 
     def _compute(self, request: Request) -> None:
         """Run a request of our own, ahead of the queue."""
@@ -125,6 +126,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """As of now."""
         scheduler, memory = self.scheduler, self.reuse.cache.memory if self.reuse is not None else None
+        keeper = self.sessions.keeper if self.sessions is not None else None
         return dataclasses.replace(
             self._stats,
             running=scheduler.running,
@@ -133,9 +135,11 @@ class Engine:
             slots_free=scheduler.slots_free,
             cache_bytes=memory.used_bytes if memory is not None else 0,
             cache_evictions=memory.evictions if memory is not None else 0,
-            sessions=self.sessions.stored if self.sessions is not None else 0,
-            session_bytes=self.sessions.stored_bytes if self.sessions is not None else 0,
-            sessions_damaged=self.sessions.damaged if self.sessions is not None else 0,
+            sessions=keeper.stored if keeper is not None else 0,
+            session_bytes=keeper.stored_bytes if keeper is not None else 0,
+            session_memory_bytes=keeper.hot.used_bytes if keeper is not None else 0,
+            session_evictions=keeper.hot.evictions if keeper is not None else 0,
+            sessions_damaged=keeper.damaged if keeper is not None else 0,
         )
 
     def submit(self, request: Request) -> None:

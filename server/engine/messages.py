@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_dtype: Literal["float32", "float16"] = "float32"
     """Of WKV states on disk."""
     session_memory_bytes: int = 2**31
-    """Host memory for sessions where there is no folder."""
+    """Host memory for sessions: all where there is no folder, those used last where there is one."""
     session_ttl_s: float | None = None
     max_sessions: int = 1000
     """Of one tenant."""

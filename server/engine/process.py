@@ -281,7 +281,12 @@ def load(settings: Settings, server: EngineServer) -> None:
         dtype=settings.state_dtype,
         memory_bytes=settings.session_memory_bytes,
     )
-    engine.attach(store, max_sessions=settings.max_sessions, session_ttl_s=settings.session_ttl_s)
+    engine.attach(
+        store,
+        max_sessions=settings.max_sessions,
+        hot_bytes=settings.session_memory_bytes if settings.data_dir is not None else 0,
+        session_ttl_s=settings.session_ttl_s,
+    )
     server.engine = engine
     server.announce(Ready(replace(info, max_batch=settings.max_batch), engine.stats()))
 

@@ -150,5 +150,9 @@ class EngineStats:
     """That are stored, of this model."""
     session_bytes: int = 0
     """Size of their states."""
+    session_memory_bytes: int = 0
+    """States of sessions used last, in host memory beside the store."""
+    session_evictions: int = 0
+    """Of those, dropped to make room, since the start."""
     sessions_damaged: int = 0
     """Stored states found missing or damaged, since the start."""

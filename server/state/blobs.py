@@ -69,10 +69,16 @@ class MemoryBlobs:
 
 
 class FileBlobs:
-    """Files of one folder. A temporary name, fsync, rename, fsync of the folder: a crash leaves all or nothing."""
+    """Files of one folder. A temporary name, fsync, rename, fsync of the folder: a crash leaves all or nothing.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        durable: False leaves it to the system when files reach the disk: a process that is killed loses nothing, but a
+            machine that loses power may leave files that are damaged, and whoever reads them must notice.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self._folder = folder
+        self._durable = durable
         folder.mkdir(mode=0o700, exist_ok=True)
         for unfinished in folder.glob("*.tmp"):
             unfinished.unlink()
@@ -84,7 +90,8 @@ class FileBlobs:
         try:
             self._fill(temporary, data)
             os.rename(temporary, target)
-            self._sync_folder()
+            if self._durable:
+                self._sync_folder()
         except OSError:
             for left in (temporary, target):
                 left.unlink(missing_ok=True)
@@ -104,14 +111,14 @@ class FileBlobs:
                 if _NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                     yield entry.name, entry.stat(follow_symlinks=False).st_size
 
-    @staticmethod
-    def _fill(path: Path, data: bytes) -> None:
+    def _fill(self, path: Path, data: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
+            if self._durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -1,7 +1,8 @@
 """One state as a safetensors file that says what it belongs to and whether it is whole.
 
-Tensors `shift` and `wkv` as in `State`; the metadata names the format, the model (fingerprint, version), the tokenizer,
-the tokens consumed, and a checksum over all of that and the tensors. What does not fit is refused before it is used.
+Tensors `shift` and `wkv` as in `State`, and `hidden` as in `Snapshot` where it is kept; the metadata names the format,
+the model (fingerprint, version), the tokenizer, the tokens consumed, and a checksum over all of that and the tensors.
+What does not fit is refused before it is used.
 
 float16 halves `wkv`: every value is rounded by at most 2**-11 of itself (and 2**-25 below 6e-5). Outputs that follow
 differ by some 1e-4 of their range, less and less as the state forgets. RWKV-4's state has exponents: it stays float32.
@@ -64,13 +65,21 @@ class StateFormat:
 
 
 def write_snapshot(
-    state: State, format: StateFormat, *, tokens: int, tuned_state: str | None, dtype: StateDtype
+    state: State,
+    format: StateFormat,
+    *,
+    tokens: int,
+    tuned_state: str | None,
+    dtype: StateDtype,
+    hidden: Tensor | None = None,
 ) -> bytes:
-    """The file's content."""
+    """The file's content; `hidden`, [C], is the model's output at the last token."""
     wkv = state.wkv
     if dtype == "float16" and format.version != "4":
         wkv = wkv.clamp(-_LARGEST_FLOAT16, _LARGEST_FLOAT16).to(torch.float16)
     tensors = {"shift": state.shift.contiguous(), "wkv": wkv.contiguous()}
+    if hidden is not None:
+        tensors["hidden"] = hidden.contiguous()
     about = {
         "format": FORMAT,
         "fingerprint": format.fingerprint,
@@ -89,10 +98,11 @@ class Loaded:
     state: State
     tokens: int
     tuned_state: str | None
+    hidden: Tensor | None = None
 
 
-def read_snapshot(data: bytes, format: StateFormat) -> Loaded:
-    """The state in a file's content.
+def read_snapshot(data: bytes, format: StateFormat, *, checked: bool = False) -> Loaded:
+    """The state in a file's content; `checked` says that the bytes are known to be those that were written.
 
     Raises:
         SnapshotError: damaged, cut short, or of another model.
@@ -112,10 +122,13 @@ def read_snapshot(data: bytes, format: StateFormat) -> Loaded:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise SnapshotError("it is damaged") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if shapes != {"shift": format.shift_shape, "wkv": format.wkv_shape}:
+    expected_shapes = {"shift": format.shift_shape, "wkv": format.wkv_shape}
+    if "hidden" in shapes:
+        expected_shapes["hidden"] = format.shift_shape[-1:]
+    if shapes != expected_shapes:
         raise SnapshotError("its tensors have other shapes than this model's")
     checksum = about.pop("checksum", "")
-    if checksum != _checksum(about, tensors):
+    if not checked and checksum != _checksum(about, tensors):
         raise SnapshotError("its checksum does not match")
     floats = (torch.float32, torch.float16, torch.bfloat16)
     if any(tensor.dtype not in floats or not tensor.isfinite().all() for tensor in tensors.values()):
@@ -123,7 +136,8 @@ def read_snapshot(data: bytes, format: StateFormat) -> Loaded:
     if not about["tokens"].isdecimal() or len(about["tokens"]) > 15:
         raise SnapshotError("it is damaged")
     state = State(shift=tensors["shift"].to(format.shift_dtype), wkv=tensors["wkv"].to(torch.float32))
-    return Loaded(state, int(about["tokens"]), about.get("tuned_state") or None)
+    hidden = tensors["hidden"].to(format.shift_dtype) if "hidden" in tensors else None
+    return Loaded(state, int(about["tokens"]), about.get("tuned_state") or None, hidden)
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -8,19 +8,19 @@ Used from one thread at a time (`worker.py`).
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
 from ..errors import StartupError
 from .blobs import Blobs, FileBlobs, MemoryBlobs
+from .index import open_index
+from .lease import Lease
 from .pool import State
 from .snapshot import Loaded, SnapshotError, StateDtype, StateFormat, read_snapshot, write_snapshot
 
@@ -94,32 +94,29 @@ class StateStore:
         self._dtype = dtype
         self._clock = clock
         self.damaged = 0
-        self._lock: int | None = None
+        self._lease: Lease | None = None
         self._blobs: Blobs
         if folder is None:
-            self._index = _open_index(":memory:")
+            self._index, _ = open_index(None, _SCHEMA, version=SCHEMA_VERSION)
             self._blobs = MemoryBlobs(memory_bytes)
             return
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _take_lock(folder)
-            path = folder / "index.sqlite"
-            known = path.exists()
-            self._index, sound = _open_or_set_aside(path)
+            self._lease = Lease(folder)
+            self._index, known = open_index(folder / "index.sqlite", _SCHEMA, version=SCHEMA_VERSION)
             self._blobs = FileBlobs(folder / "states")
         except (OSError, sqlite3.Error) as error:
             raise StartupError(
                 f"the data folder {folder} cannot be used: {getattr(error, 'strerror', None) or error}",
                 "give --data-dir a folder on a local disk that this user can write",
             ) from error
-        self._look_over(known and sound)
+        self._look_over(known)
 
     def close(self) -> None:
         """Give the folder back."""
         self._index.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._lease is not None:
+            self._lease.give_back()
 
     def find(self, tenant: str, id: str) -> Record | None:
         """A session of this tenant."""
@@ -150,7 +147,7 @@ class StateStore:
             SnapshotError: it is missing or damaged.
             OSError: it cannot be read.
         """
-        return read_snapshot(self.export(record), self._format)
+        return read_snapshot(self.export(record), self._format, checked=True)
 
     def export(self, record: Record) -> bytes:
         """The state as a file's content; raises as `load` does."""
@@ -160,7 +157,7 @@ class StateStore:
             self.damaged += 1
             log.error("the state of session %r is missing", record.id)
             raise SnapshotError("it is missing") from error
-        if _sum(data) != record.checksum:
+        if checksum(data) != record.checksum:
             self.damaged += 1
             log.error("the state of session %r is damaged (%s)", record.id, record.blob)
             raise SnapshotError("it is damaged")
@@ -211,12 +208,12 @@ class StateStore:
             )
         self._release(record.blob)
 
-    def expire(self, ttl_s: float, keep: Callable[[Record], bool]) -> int:
-        """Delete the sessions that nobody has used for so long, unless `keep` says no; how many."""
+    def expire(self, ttl_s: float, keep: Callable[[Record], bool]) -> list[Record]:
+        """Delete the sessions that nobody has used for so long, unless `keep` says no; these."""
         old = [one for one in self._select("updated < ?", (self._clock() - ttl_s,)) if not keep(one)]
         for record in old:
             self.delete(record)
-        return len(old)
+        return old
 
     def _store(self, record: Record, data: bytes) -> Record:
         now = self._clock()
@@ -227,7 +224,7 @@ class StateStore:
             created=before.created if before is not None else now,
             updated=now,
             blob=blob,
-            checksum=_sum(data),
+            checksum=checksum(data),
             bytes=len(data),
         )
         try:
@@ -283,50 +280,6 @@ class StateStore:
                 self._blobs.remove(blob)
 
 
-def _sum(data: bytes) -> str:
+def checksum(data: bytes) -> str:
+    """Of stored bytes, 32 hex digits."""
     return blake2b(data, digest_size=16).hexdigest()
-
-
-def _take_lock(folder: Path) -> int:
-    """Hold the folder as long as this process lives, however it ends."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StartupError(
-            f"the data folder {folder} is used by another server", "stop that one, or give this one its own --data-dir"
-        ) from error
-    return descriptor
-
-
-def _open_index(path: str) -> sqlite3.Connection:
-    index = sqlite3.connect(path, check_same_thread=False)
-    index.execute("pragma journal_mode = wal")
-    index.execute("pragma synchronous = full")
-    (version,) = index.execute("pragma user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        index.close()
-        raise StartupError("the data folder was written by a newer server", "use that version, or another --data-dir")
-    index.executescript(_SCHEMA)
-    index.execute(f"pragma user_version = {SCHEMA_VERSION}")
-    return index
-
-
-def _open_or_set_aside(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """The index, and whether it is the one that was there: a damaged one is kept under another name."""
-    try:
-        index = _open_index(str(path))
-        with closing(index.execute("pragma quick_check(1)")) as check:
-            if check.fetchone() == ("ok",):
-                return index, True
-        index.close()
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise  # the disk's fault, not the file's
-    aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-    log.error("the index of the data folder is damaged; it is kept as %s and a new one begins", aside.name)
-    path.rename(aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return _open_index(str(path)), False
