@@ -118,6 +118,11 @@ class Generation:
         """Choices in the answer, over all prompts."""
         return len(self._answers)
 
+    @property
+    def finish_reasons(self) -> list[Finish | None]:
+        """Why each choice ended; None for one that runs, or was cut short."""
+        return list(self._finish)
+
     def close(self, reason: str = "disconnect") -> None:
         """Cancel what still runs; does nothing after the end."""
         self._timer.cancel()

@@ -19,6 +19,7 @@ from .errors import InvalidRequest, ModelNotFound, NotReady, PromptTooLong
 from .generation import Generation
 from .metrics import Metrics
 from .sessions import SessionTurn
+from .telemetry import trace
 from .text.chat_template import ChatTemplate, Prompt, load_template
 from .text.grammar import check_grammar
 from .text.tokenizer import Tokenizer, load_tokenizer
@@ -323,4 +324,7 @@ class Service:
         meter = self.metrics.meter(prompt_tokens=sum(map(len, prompts)) + held, arrival=arrival)
         if turn is not None:
             turn.keep()
-        return Generation(id, streams, answer, meter, timeout_s=self.config.request_timeout, turn=turn)
+        generation = Generation(id, streams, answer, meter, timeout_s=self.config.request_timeout, turn=turn)
+        name = self.model.names[0]
+        trace(generation, name if tuned_state is None else f"{name}:{tuned_state}")
+        return generation

@@ -2,14 +2,16 @@
 
 The standard variables ask for it: `OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`), or `OTEL_TRACES_EXPORTER`
 (`otlp`, `console`, `none`); the SDK honours the others. A `traceparent` header makes the span part of the caller's
-trace. Spans never hold prompts, answers or keys. Needs the extra `otel`.
+trace. Of what a request generates its span tells the model and the tokens, under the names of OpenTelemetry's
+conventions for generative AI (`gen_ai.…`); spans never hold prompts, answers or keys. Needs the extra `otel`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,11 +23,22 @@ from .errors import StartupError
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Tracer
+    from opentelemetry.util.types import AttributeValue
+
+    from .generation import Generation
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _NOT_TRACED = frozenset({"/health", "/ready", "/metrics"})
 """Polled every few seconds."""
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
+_generations: ContextVar[list[tuple[str, Generation]] | None] = ContextVar("generations", default=None)
+"""Of the request that is being traced, each with its model's name; None where there is no trace."""
 
 
 def asked_for(environment: Mapping[str, str]) -> bool:
@@ -68,6 +81,12 @@ def traced(app: ASGIApp, environment: Mapping[str, str] = os.environ) -> Iterato
         provider.shutdown()
 
 
+def trace(generation: Generation, model: str) -> None:
+    """The span of this request, if it has one, shall tell what `generation` comes to."""
+    if (generations := _generations.get()) is not None:
+        generations.append((model, generation))
+
+
 def _exporter(environment: Mapping[str, str]) -> SpanExporter:
     """Where spans go."""
     kind = environment.get("OTEL_TRACES_EXPORTER") or "otlp"
@@ -107,6 +126,8 @@ class Tracing:
             attributes={"http.request.method": scope["method"], "url.path": scope["path"][:200]},
         ) as span:
             begun = False
+            generations: list[tuple[str, Generation]] = []
+            token = _generations.set(generations)
 
             async def send_and_note(message: Message) -> None:
                 nonlocal begun
@@ -122,7 +143,28 @@ class Tracing:
             try:
                 await self._app(scope, receive, send_and_note)
             finally:
+                _generations.reset(token)
                 if path := getattr(scope.get("route"), "path", None):
                     span.update_name(f"{scope['method']} {path}")
                     span.set_attribute("http.route", path)
+                span.set_attributes(_generated(path, generations))
                 span.set_attribute("rookery.request_id", scope.get("state", {}).get("request_id", ""))
+
+
+def _generated(route: str | None, generations: Sequence[tuple[str, Generation]]) -> dict[str, AttributeValue]:
+    """What a request has generated: attributes of its span. A request for many embeddings makes several parts."""
+    if not generations:
+        return {}
+    model, first = generations[0]
+    usages = [generation.usage for _, generation in generations]
+    return {
+        "gen_ai.operation.name": _OPERATIONS.get(route or "", "chat"),
+        "gen_ai.provider.name": "rookery",
+        "gen_ai.request.model": model,
+        "gen_ai.response.model": model,
+        "gen_ai.response.id": first.id,
+        "gen_ai.response.finish_reasons": [reason for reason in first.finish_reasons if reason],
+        "gen_ai.usage.input_tokens": sum(usage.prompt_tokens for usage in usages),
+        "gen_ai.usage.output_tokens": sum(usage.completion_tokens for usage in usages),
+        "gen_ai.usage.cache_read.input_tokens": sum(usage.cached_tokens for usage in usages),
+    }

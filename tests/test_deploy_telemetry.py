@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -59,8 +60,13 @@ def collector() -> Iterator[Collector]:
         running.shutdown()
 
 
-def attributes(span: Span) -> dict[str, object]:
-    return {item.key: item.value.string_value or item.value.int_value for item in span.attributes}
+def attributes(span: Span) -> dict[str, Any]:
+    return {
+        item.key: [one.string_value for one in item.value.array_value.values]
+        or item.value.string_value
+        or item.value.int_value
+        for item in span.attributes
+    }
 
 
 def test_a_request_is_a_span_of_its_callers_trace(
@@ -74,16 +80,34 @@ def test_a_request_is_a_span_of_its_callers_trace(
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "mine-1"}
         httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=60).raise_for_status()
         httpx.get(f"{server.url}/v1/models/none", timeout=60)
+        texts = {"model": MODEL, "input": ["ab"] * 40}  # computed in two parts, one span all the same
+        httpx.post(f"{server.url}/v1/embeddings", json=texts, timeout=60).raise_for_status()
         assert server.stop() == 0
     spans = collector.spans
-    assert set(spans) == {"POST /v1/completions", "GET /v1/models/{model:path}"}
+    assert set(spans) == {"POST /v1/completions", "GET /v1/models/{model:path}", "POST /v1/embeddings"}
     span = spans["POST /v1/completions"]
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
     assert attributes(span)["http.response.status_code"] == 200
     assert attributes(span)["rookery.request_id"] == "mine-1"
+    told = {name: value for name, value in attributes(span).items() if name.startswith("gen_ai.")}
+    assert told.pop("gen_ai.response.id").startswith("cmpl-")
+    assert told == {
+        "gen_ai.operation.name": "text_completion",
+        "gen_ai.provider.name": "rookery",
+        "gen_ai.request.model": MODEL,
+        "gen_ai.response.model": MODEL,
+        "gen_ai.response.finish_reasons": ["length"],
+        "gen_ai.usage.input_tokens": len("a secret prompt"),
+        "gen_ai.usage.output_tokens": 3,
+        "gen_ai.usage.cache_read.input_tokens": 0,
+    }
     (first,) = span.events
     assert span.start_time_unix_nano < first.time_unix_nano <= span.end_time_unix_nano
-    assert attributes(spans["GET /v1/models/{model:path}"])["http.response.status_code"] == 404
+    asked = attributes(spans["GET /v1/models/{model:path}"])
+    assert asked["http.response.status_code"] == 404 and not [name for name in asked if name.startswith("gen_ai.")]
+    embedded = attributes(spans["POST /v1/embeddings"])
+    assert embedded["gen_ai.operation.name"] == "embeddings"
+    assert embedded["gen_ai.usage.input_tokens"] == 80 and embedded["gen_ai.usage.output_tokens"] == 0
     text = str(collector.received)
     assert "my-server" in text and "secret" not in text
 
