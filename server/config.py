@@ -105,6 +105,8 @@ class Config:
     """Key(s) clients must send as `Authorization: Bearer …`; none: no key is asked for."""
     api_key_file: Path | None = None
     """File with one API key a line."""
+    allowed_host: tuple[str, ...] = ()
+    """Host name(s) a server without keys answers to, beside localhost and plain addresses; `*` is any name."""
     cors_origin: tuple[str, ...] = ()
     """Origin(s) of web pages that may call the server; none: no other page may."""
     max_body: Bytes = 8 * 2**20

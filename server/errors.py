@@ -5,7 +5,7 @@ RookeryError                 one per thing a client can act on; `app.py` turns i
     PromptTooLong            400  context_length_exceeded
     UnsupportedParameter     400  known to OpenAI, not served here, and it would change the answer
   Unauthorized               401  invalid_api_key
-  Forbidden                  403  a Host that is not this machine's, on a server without keys
+  Forbidden                  403  a Host that a foreign page could have, on a server without keys
   ModelNotFound              404  model_not_found
   NotFound                   404  any other thing that does not exist (for this key)
   MethodNotAllowed           405  with Allow

@@ -49,7 +49,7 @@ def serve(config: Config, model: ResolvedModel) -> int:
     keyed = bool(config.api_key) or config.api_key_file is not None
     listener = listen(config.host, config.port)
     allow_descriptors(config.max_connections)
-    with traced(HostGuard(app) if is_loopback(config.host) and not keyed else app) as handler:
+    with traced(app if keyed else HostGuard(app, config.allowed_host)) as handler:
         settings = uvicorn.Config(
             handler,
             http=edge_protocol(Limits.of(config)),

@@ -119,6 +119,11 @@ def test_the_grace_of_the_container_is_longer_than_the_servers() -> None:
         assert grace_s > Config().shutdown_grace + 5
 
 
+def test_the_servers_answer_to_their_names_in_the_network() -> None:
+    for name in OURS:
+        assert set(OURS) <= set(COMPOSE["services"][name]["environment"]["ROOKERY_ALLOWED_HOST"].split())
+
+
 def test_profiles_start_what_they_promise() -> None:
     profiles: dict[str, set[str]] = {}
     for name, service in COMPOSE["services"].items():
