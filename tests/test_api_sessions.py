@@ -117,6 +117,26 @@ def test_what_follows_a_stop_string_is_not_remembered(one: Client) -> None:
     assert one.show("cut")["tokens"] == len(("Here is a list: " + cut["text"]).encode())
 
 
+def test_the_header_names_the_session_where_the_body_names_none(one: Client) -> None:
+    body = {"model": MODEL, "messages": [MESSAGE], "max_tokens": 4}
+    for fields in ({}, {"session_id": "body"}, {}):
+        answer = one.http.post("/v1/chat/completions", json={**body, **fields}, headers={"x-session-id": "head"})
+        assert answer.status_code == 200, answer.text
+    one.ok(one.http.post("/v1/completions", json={**body, "prompt": "x"}, headers={"x-session-id": "text"}))
+    assert {id: one.show(id)["turns"] for id in one.ids()} == {"head": 2, "body": 1, "text": 1}
+
+
+@pytest.mark.parametrize(
+    ("header", "fields", "param"),
+    [("../up", {}, "x-session-id"), ("", {}, "x-session-id"), ("a" * 200, {}, "x-session-id"), ("s", {"n": 2}, "n")],
+)
+def test_a_bad_session_header_is_refused(one: Client, header: str, fields: dict[str, object], param: str) -> None:
+    body = {"model": MODEL, "messages": [MESSAGE], **fields}
+    answer = one.http.post("/v1/chat/completions", json=body, headers={"x-session-id": header})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param
+    assert one.ids() == []
+
+
 def test_a_stream_ends_after_the_commit(one: Client) -> None:
     body = {"model": MODEL, "messages": [MESSAGE], "stream": True, "max_tokens": 5, "session_id": "s"}
     with one.http.stream("POST", "/v1/chat/completions", json=body) as answer:

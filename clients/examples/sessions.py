@@ -9,8 +9,12 @@ from openai import OpenAI
 
 base_url = os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1")
 api_key = os.environ.get("OPENAI_API_KEY", "none")
-client = OpenAI(base_url=base_url, api_key=api_key)
-sessions = httpx.Client(base_url=f"{base_url}/sessions", headers={"Authorization": f"Bearer {api_key}"}, timeout=60)
+name = f"ada-{uuid.uuid4().hex[:8]}"
+home = {"x-session-id": name}  # for a proxy before several servers: the session and its forks are on one of them
+client = OpenAI(base_url=base_url, api_key=api_key, default_headers=home)
+sessions = httpx.Client(
+    base_url=f"{base_url}/sessions", headers={"Authorization": f"Bearer {api_key}", **home}, timeout=60
+)
 model = client.models.list().data[0].id
 
 
@@ -20,14 +24,12 @@ def ask(session: str, question: str) -> None:
         messages=[{"role": "user", "content": question}],
         max_tokens=32,
         extra_body={"session_id": session},
-        extra_headers={"x-session-id": session},  # for a proxy that sends a session to its server
     )
     cached = reply.usage.prompt_tokens_details.cached_tokens
     print(f"{session}> {question}\n{reply.choices[0].message.content}")
     print(f"({reply.usage.prompt_tokens} tokens of context, {cached} of them in the state)")
 
 
-name = f"ada-{uuid.uuid4().hex[:8]}"
 ask(name, "Hello! My name is Ada.")
 ask(name, "What is my name?")
 

@@ -1,7 +1,7 @@
 // The server's public HTTP API: every request of the page is made here.
 
 import { events } from "./sse.js";
-import { apiKey } from "./settings.js";
+import { apiKey, home } from "./settings.js";
 
 /**
  * @typedef {object} Model
@@ -49,7 +49,7 @@ export const baseUrl = new URL("v1", document.baseURI).href;
  * One request; paths are relative to the page, so that it also works under a prefix.
  *
  * @param {string} path
- * @param {{method?: string, json?: unknown, body?: BodyInit, signal?: AbortSignal}} [options]
+ * @param {{method?: string, json?: any, body?: BodyInit, signal?: AbortSignal}} [options]
  * @returns {Promise<Response>}
  * @throws {ApiError}
  */
@@ -58,6 +58,7 @@ export async function request(path, { method, json, body, signal } = {}) {
   const headers = {};
   const key = apiKey.get();
   if (key) headers["Authorization"] = `Bearer ${key}`;
+  if (path.startsWith("v1/sessions") || json?.session_id) headers["x-session-id"] = home();
   if (json !== undefined) headers["Content-Type"] = "application/json";
   else if (body !== undefined) headers["Content-Type"] = "application/octet-stream";
   const content = json === undefined ? body : JSON.stringify(json);

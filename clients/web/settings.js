@@ -1,5 +1,7 @@
 // What the page remembers besides conversations: sampling, looks, the API key. All of it stays in this browser.
 
+import { newId } from "./tree.js";
+
 /**
  * @typedef {object} SamplingField
  * @property {string} name of the request field
@@ -93,3 +95,12 @@ export const apiKey = {
     localStorage.removeItem(KEY_PLACE);
   },
 };
+
+const HOME_PLACE = "rookery.home";
+
+/** What a proxy before several servers knows this browser by: everything about its states goes to one of them. */
+export function home() {
+  const known = localStorage.getItem(HOME_PLACE) ?? newId();
+  localStorage.setItem(HOME_PLACE, known);
+  return known;
+}

@@ -17,13 +17,15 @@ from ..text.tools import ToolCallDelta
 from .chat_schemas import ChatBody
 from .logprobs import Entry, Listing, chat_logprobs
 from .openapi import ChatCompletion, answers
+from .schemas import SessionHeader
 from .sse import DeltaStream, json_answer, nobody, whole
 
 router = APIRouter(tags=["chat"])
 
 
 @router.post("/v1/chat/completions", summary="Answer a chat", responses=answers(ChatCompletion, streamed=True))
-async def create_chat_completion(body: ChatBody, request: Request) -> Response:
+async def create_chat_completion(body: ChatBody, request: Request, session: SessionHeader = None) -> Response:
+    body = body.in_session(session)
     service: Service = request.app.state.service
     model = service.model
     tuned_state = service.tuned_state(body.model, body.state)

@@ -16,7 +16,7 @@ from ..service import ServedModel, Service
 from ..text.reasoning import Piece
 from .logprobs import Entry, Listing, legacy_logprobs
 from .openapi import Completion, answers
-from .schemas import CompletionBody
+from .schemas import CompletionBody, SessionHeader
 from .sse import DeltaStream, json_answer, nobody, whole
 
 router = APIRouter(tags=["completions"])
@@ -24,7 +24,8 @@ DEFAULT_MAX_TOKENS = 16
 
 
 @router.post("/v1/completions", summary="Continue a text", responses=answers(Completion, streamed=True))
-async def create_completion(body: CompletionBody, request: Request) -> Response:
+async def create_completion(body: CompletionBody, request: Request, session: SessionHeader = None) -> Response:
+    body = body.in_session(session)
     service: Service = request.app.state.service
     model = service.model
     tuned_state = service.tuned_state(body.model, body.state)

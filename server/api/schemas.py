@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
+from fastapi import Header
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -52,6 +53,9 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopText = Annotated[str, Field(min_length=1, max_length=512)]
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$")]
+SessionHeader = Annotated[
+    SessionId | None, Header(alias="x-session-id", description="`session_id` for a body that has none.")
+]
 BiasKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -98,7 +102,7 @@ class GenerationBody(Body):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     penalty_decay: Unit | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     logit_bias: Annotated[dict[BiasKey, Bias], Field(max_length=1024)] | None = None
 
     min_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
@@ -115,11 +119,34 @@ class GenerationBody(Body):
     def _fields_agree(self) -> GenerationBody:
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("stream_options is only for stream: true", param="stream_options")
-        if self.session_id is not None and self.choices != 1:
-            raise InvalidRequest("a session goes on with one choice: n must be 1", param="n")
         if self.grammar is not None and self.regex is not None:
             raise InvalidRequest("give either grammar or regex", param="regex")
+        self.fits_session()
         return self
+
+    def fits_session(self) -> None:
+        """Whether a session can go on with this.
+
+        Raises:
+            InvalidRequest: it cannot.
+        """
+        if self.session_id is not None and self.choices != 1:
+            raise InvalidRequest("a session goes on with one choice: n must be 1", param="n")
+
+    def in_session(self, header: str | None) -> Self:
+        """The request with the session that its header `x-session-id` names, where the body names none itself.
+
+        The body wins because the header also chooses the server behind a proxy: a fork has an id of its own and is
+        on the server of the session it was made from.
+
+        Raises:
+            InvalidRequest: no session can go on with it.
+        """
+        if header is None or self.session_id is not None:
+            return self
+        named = self.model_copy(update={"session_id": header})
+        named.fits_session()
+        return named
 
     @property
     def choices(self) -> int:
@@ -245,13 +272,16 @@ class CompletionBody(GenerationBody):
     def _best_of_agrees(self) -> CompletionBody:
         if self.best_of is not None and self.best_of < self.choices:
             raise InvalidRequest(f"best_of must be at least n ({self.choices})", param="best_of")
+        if self.stream and self.best_of is not None and self.best_of > self.choices:
+            raise InvalidRequest("best_of cannot be streamed: the best is known at the end", param="best_of")
+        return self
+
+    def fits_session(self) -> None:
+        super().fits_session()
         if self.session_id is not None and (len(self.prompts) != 1 or self.best_of not in (None, 1)):
             raise InvalidRequest("a session goes on with one prompt and one choice", param="session_id")
         if self.session_id is not None and self.echo:
             raise InvalidRequest("echo cannot show what a session holds", param="echo")
-        if self.stream and self.best_of is not None and self.best_of > self.choices:
-            raise InvalidRequest("best_of cannot be streamed: the best is known at the end", param="best_of")
-        return self
 
     @property
     def prompts(self) -> list[str | list[int]]:

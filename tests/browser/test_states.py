@@ -45,8 +45,11 @@ def turns(chat: Chat) -> Locator:
 
 def test_each_turn_is_kept_and_costs_its_own_words(chat: Chat, server: ServerProcess) -> None:
     before = sessions(server)
+    homes: list[str | None] = []
+    chat.page.on("request", lambda request: homes.append(request.headers.get("x-session-id")))
     chat.ask("one")
     chat.ask("two")
+    assert len(homes) > 2 and len(set(homes)) == 1 and homes[0]  # a proxy sends them all to one server
     made = sorted(tokens for id, tokens in sessions(server).items() if id not in before)
     assert len(made) == 2
     expect(turns(chat)).to_have_count(2)
