@@ -66,6 +66,13 @@ def test_sessions(server: ServerProcess) -> None:
     assert len(set(re.findall(r"(\d+) bytes", out))) == 1  # of two and of three turns
 
 
+def test_responses(server: ServerProcess) -> None:
+    out = run(server, [sys.executable, EXAMPLES / "responses.py"])
+    counts = re.findall(r"\((\d+) tokens of context, (\d+) of them from a stored state\)", out)
+    assert len(counts) == 2 and all(0 < int(cached) < int(context) for context, cached in counts)
+    assert "> What is my name?" in out
+
+
 @pytest.mark.peers
 def test_node_sdk(server: ServerProcess, tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "chat.mjs", tmp_path)  # node looks for packages beside the program
