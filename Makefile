@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve check test test-slow test-clients check-deploy bench docs gosling-eval gosling-train sanitize clean
+.PHONY: setup serve check test test-slow test-clients check-deploy bench bench-cpu bench-peers docs gosling-eval gosling-train sanitize clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,16 @@ check-deploy: setup
 
 bench: setup
 	bench/run
+
+# Rookery, the official package and llama.cpp in turn; BENCH="--quick" shows that all runs, bench/README.md has the rest
+PEERS ?= build/peers
+bench-cpu: setup
+	bench/cpu/install-peers $(PEERS) || echo "llama.cpp could not be installed: it is left out"
+	$(BIN)/python -m bench.cpu.run --peers $(PEERS) $(BENCH)
+
+# compiles llama.cpp, in a folder and an environment of its own
+bench-peers:
+	bench/cpu/install-peers $(PEERS)
 
 # The native library's tests on a build that stops at the first wrong access or undefined operation.
 sanitize: setup

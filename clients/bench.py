@@ -2,7 +2,7 @@
 
 Every stream is a client that sends one streaming completion after the other. Clocks (`perf_counter`): TTFT from
 sending a request to its first token, ITL between the tokens of a stream, E2E to the end of the answer. Prompts are
-random token ids unless a text is given, all different, so that no prefix cache answers for the engine.
+random token ids, or letters where a server takes no ids, all different, so that no prefix cache answers for the engine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from string import ascii_lowercase
 from typing import Any
 
 import aiohttp
@@ -43,6 +44,8 @@ class Load:
     api_key: str | None = None
     vocabulary: int = 256
     """Prompt ids are drawn below it."""
+    text: bool = False
+    """Prompts are letters between spaces, for servers that take no ids: a token each, nearly everywhere."""
     seed: int = 0
     errors: list[str] = field(default_factory=list)
 
@@ -60,9 +63,10 @@ def percentiles(values: Iterable[float], scale: float = 1000.0) -> dict[str, flo
 
 
 async def _one(session: aiohttp.ClientSession, load: Load, model: str, numbers: random.Random) -> Answer:
+    ids = [numbers.randrange(1, load.vocabulary) for _ in range(load.prompt_tokens)]
     body = {
         "model": model,
-        "prompt": [numbers.randrange(1, load.vocabulary) for _ in range(load.prompt_tokens)],
+        "prompt": " ".join(ascii_lowercase[i % 26] for i in ids) if load.text else ids,
         "max_tokens": load.output_tokens,
         "temperature": 0,
         "ignore_eos": True,
@@ -84,6 +88,8 @@ async def _one(session: aiohttp.ClientSession, load: Load, model: str, numbers: 
             if chunk.get("usage"):
                 tokens = chunk["usage"]["completion_tokens"]
             if chunk["choices"]:
+                if not tokens and chunk["choices"][0].get("finish_reason") == "length":
+                    tokens = load.output_tokens  # of a server that does not count them
                 if ttft == 0.0:
                     ttft = now - start
                 else:

@@ -1,0 +1,1 @@
+"""Measurements: the programs that make them and the figures they made. Not part of the package."""
