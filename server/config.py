@@ -82,6 +82,8 @@ class Config:
     """Longest completion, in tokens, and what a chat gets that asks for no limit."""
     cache_memory: Bytes = 2 * 2**30
     """Host memory for stored states: prompts that begin as earlier ones did start from there; 0 is off."""
+    cache_disk: Bytes = 10 * 2**30
+    """Disk space in --data-dir for the same: what is there survives a restart; 0 is off."""
     data_dir: Path | None = None
     """Folder that sessions are kept in, safe against crashes; without it they live in memory, as long as the engine."""
     state_dtype: Literal["float32", "float16"] = "float32"

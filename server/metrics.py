@@ -163,6 +163,7 @@ class _EngineGauges(Collector):
         held = GaugeMetricFamily("rookery_state_bytes", "Memory of the states that are held.", labels=["tier"])
         held.add_metric(["device"], stats.slots_used * (info.state_bytes if info else 0))
         held.add_metric(["memory"], stats.cache_bytes)
+        held.add_metric(["disk"], stats.disk_bytes)
         held.add_metric(["sessions"], stats.session_bytes)
         held.add_metric(["session_memory"], stats.session_memory_bytes)
         yield held
@@ -171,8 +172,21 @@ class _EngineGauges(Collector):
         )
         evictions = CounterMetricFamily("rookery_state_evictions", "States dropped to make room.", labels=["tier"])
         evictions.add_metric(["memory"], stats.cache_evictions)
+        evictions.add_metric(["disk"], stats.disk_evictions)
         evictions.add_metric(["session_memory"], stats.session_evictions)
         yield evictions
+        hits = CounterMetricFamily("rookery_state_hits", "Stored states that prompts started from.", labels=["tier"])
+        hits.add_metric(["memory"], stats.cache_hits)
+        hits.add_metric(["disk"], stats.disk_hits)
+        yield hits
+        yield CounterMetricFamily(
+            "rookery_state_writes_skipped",
+            "Prefix states not written to disk, for want of time or space.",
+            value=stats.disk_skipped,
+        )
+        yield CounterMetricFamily(
+            "rookery_prefixes_damaged", "Prefix states on disk found missing or damaged.", value=stats.disk_damaged
+        )
 
 
 class _VllmNames(Collector):

@@ -98,7 +98,7 @@ def test_a_cache_knows_the_lengths_of_what_it_holds() -> None:
     assert len(cache.memory) == 2 and sorted(cache.lengths(NAMES)) == [7, 9]
     assert not list(cache.lengths(namespace("other")))
     cache.discard(bytes([9, 2]))
-    assert sum(cache._lengths[NAMES].values()) == len(cache.memory) == len(cache._places)
+    assert sum(cache._places._lengths[NAMES].values()) == len(cache.memory) == len(cache._places)
 
 
 def test_marks_forget_the_oldest() -> None:

@@ -19,6 +19,7 @@ from rookery.kernels.rows import Rows
 from ..errors import InvalidRequest
 from ..model.base import Model
 from ..state.cache import PrefixCache
+from ..state.disk import DiskTier
 from ..state.store import StateStore
 from ..state.worker import Worker
 from .constraint import Constraints
@@ -67,7 +68,10 @@ class Engine:
         self.pool = model.new_pool(max_batch)
         self.sampler = Sampler()
         self.constraints = constraints
-        self.reuse = PrefixReuse(PrefixCache(cache_bytes), self.pool, identity) if cache_bytes else None
+        self._identity = identity
+        self.reuse: PrefixReuse | None = None
+        if cache_bytes:
+            self.reuse = PrefixReuse(PrefixCache(cache_bytes), self.pool, identity, model.initial_state)
         self.sessions: Sessions | None = None
         """Where `attach` has given a store for them."""
         self._unheard: set[str] = set()
@@ -91,11 +95,13 @@ class Engine:
         return self._stats.steps
 
     def close(self) -> None:
-        """Stop the threads that compile grammars and write sessions."""
+        """Stop the threads that compile grammars and write states."""
         if self.constraints is not None:
             self.constraints.close()
         if self.sessions is not None:
             self.sessions.close()
+        if self.reuse is not None:
+            self.reuse.close()
 
     def attach(
         self,
@@ -114,8 +120,14 @@ class Engine:
             session_ttl_s: how long a session is kept that nobody uses; None for ever.
             threaded: whether the store may wait for a disk; False answers at once.
         """
-        keeper = Keeper(store, Worker(threaded=threaded), limit=max_sessions, hot_bytes=hot_bytes)
+        keeper = Keeper(store, Worker("session store", threaded=threaded), limit=max_sessions, hot_bytes=hot_bytes)
         self.sessions = Sessions(keeper, self.pool, compute=self._compute, abandon=self.cancel, ttl_s=session_ttl_s)
+
+    def keep_on(self, disk: DiskTier) -> None:
+        """Keep prefix states on a disk too, which is the engine's own from now on; before the first request."""
+        if self.reuse is None:
+            self.reuse = PrefixReuse(PrefixCache(0), self.pool, self._identity, self.model.initial_state)
+        self.reuse.cache.disk = disk
 
     def _compute(self, request: Request) -> None:
         """Run a request of our own, ahead of the queue."""
@@ -126,6 +138,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """As of now."""
         scheduler, memory = self.scheduler, self.reuse.cache.memory if self.reuse is not None else None
+        disk = self.reuse.cache.disk if self.reuse is not None else None
         keeper = self.sessions.keeper if self.sessions is not None else None
         return dataclasses.replace(
             self._stats,
@@ -135,6 +148,12 @@ class Engine:
             slots_free=scheduler.slots_free,
             cache_bytes=memory.used_bytes if memory is not None else 0,
             cache_evictions=memory.evictions if memory is not None else 0,
+            cache_hits=memory.hits if memory is not None else 0,
+            disk_bytes=disk.used_bytes if disk is not None else 0,
+            disk_evictions=disk.evictions if disk is not None else 0,
+            disk_hits=disk.hits if disk is not None else 0,
+            disk_skipped=disk.skipped if disk is not None else 0,
+            disk_damaged=disk.damaged if disk is not None else 0,
             sessions=keeper.stored if keeper is not None else 0,
             session_bytes=keeper.stored_bytes if keeper is not None else 0,
             session_memory_bytes=keeper.hot.used_bytes if keeper is not None else 0,

@@ -53,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prefill_budget: int = 512
     cache_bytes: int = 0
     """Host memory for stored states."""
+    cache_disk_bytes: int = 0
+    """Disk space for them, in the data folder."""
     data_dir: str | None = None
     """Folder of the sessions; None keeps them in memory."""
     state_dtype: Literal["float32", "float16"] = "float32"

@@ -226,11 +226,14 @@ def load(settings: Settings, server: EngineServer) -> None:
     """
     import torch
 
+    from rookery import __version__
     from rookery.server.text.tokenizer import load_tokenizer
 
     from ..model.load import load_model
+    from ..state.disk import DiskTier
     from ..state.snapshot import StateFormat
     from ..state.store import StateStore
+    from ..state.worker import Worker
     from .constraint import Constraints
     from .engine import Engine
 
@@ -265,7 +268,9 @@ def load(settings: Settings, server: EngineServer) -> None:
             prefill_budget=settings.prefill_budget,
             constraints=constraints,
             cache_bytes=settings.cache_bytes,
-            identity=f"{info.fingerprint} {tokenizer.fingerprint} {info.dtype}",
+            identity=" ".join(
+                (info.fingerprint, tokenizer.fingerprint, info.dtype, info.device, settings.state_dtype, __version__)
+            ),
         )
     except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when an allocation fails
         needed = settings.max_batch * info.state_bytes
@@ -275,9 +280,10 @@ def load(settings: Settings, server: EngineServer) -> None:
         ) from error
     engine.check()
     engine.record(lambda share: server.announce(Progress("warming_up", share)))
+    format = StateFormat.of(engine.pool, fingerprint=info.fingerprint, tokenizer=tokenizer.fingerprint)
     store = StateStore(
         Path(settings.data_dir) if settings.data_dir is not None else None,
-        StateFormat.of(engine.pool, fingerprint=info.fingerprint, tokenizer=tokenizer.fingerprint),
+        format,
         dtype=settings.state_dtype,
         memory_bytes=settings.session_memory_bytes,
     )
@@ -287,6 +293,16 @@ def load(settings: Settings, server: EngineServer) -> None:
         hot_bytes=settings.session_memory_bytes if settings.data_dir is not None else 0,
         session_ttl_s=settings.session_ttl_s,
     )
+    if settings.data_dir is not None and settings.cache_disk_bytes:
+        engine.keep_on(  # the store, which came first, has the folder's lease
+            DiskTier(
+                Path(settings.data_dir) / "prefixes",
+                settings.cache_disk_bytes,
+                format,
+                dtype=settings.state_dtype,
+                worker=Worker("prefix states"),
+            )
+        )
     server.engine = engine
     server.announce(Ready(replace(info, max_batch=settings.max_batch), engine.stats()))
 

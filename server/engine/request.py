@@ -146,6 +146,18 @@ class EngineStats:
     """Stored states in host memory."""
     cache_evictions: int = 0
     """States dropped from host memory to make room, since the start."""
+    cache_hits: int = 0
+    """States in host memory that prompts started from, since the start."""
+    disk_bytes: int = 0
+    """Stored states on disk."""
+    disk_evictions: int = 0
+    """States dropped from disk to make room, since the start."""
+    disk_hits: int = 0
+    """States read from disk for prompts to start from, since the start."""
+    disk_skipped: int = 0
+    """States that were not written to disk, for want of time or space, since the start."""
+    disk_damaged: int = 0
+    """Files of stored states found missing or damaged, since the start."""
     sessions: int = 0
     """That are stored, of this model."""
     session_bytes: int = 0

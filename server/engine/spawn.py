@@ -95,6 +95,7 @@ def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:
         max_queue=config.max_queue,
         prefill_budget=config.prefill_budget,
         cache_bytes=config.cache_memory,
+        cache_disk_bytes=config.cache_disk,
         data_dir=str(config.data_dir) if config.data_dir is not None else None,
         state_dtype=config.state_dtype,
         session_memory_bytes=config.session_memory,

@@ -2,62 +2,59 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable
 
+from .disk import DiskTier
 from .memory import Snapshot, StateMemory
+from .places import Places
 
 MARKS = 2**17
 """Prefixes that are remembered without a state: about 20 MB."""
 
 
 class PrefixCache:
-    """Which prefixes of a namespace have a state, over a `StateMemory` that may drop any of them at any time."""
+    """Which prefixes of a namespace have a state, over a `StateMemory` that may drop any of them at any time.
+
+    Attributes:
+        memory: states that can be used at once.
+        disk: more of them, which must be read first; None without a folder.
+    """
 
     def __init__(self, budget_bytes: int) -> None:
-        self.memory = StateMemory(budget_bytes, self._dropped)
-        self._places: dict[bytes, tuple[bytes, int]] = {}
-        """Namespace and length of each key."""
-        self._lengths: dict[bytes, Counter[int]] = {}
-        """How many keys of each length a namespace has."""
+        self.memory = StateMemory(budget_bytes, lambda key, _: self._places.remove(key))
+        self.disk: DiskTier | None = None
+        self._places = Places()
 
-    def lengths(self, namespace: bytes) -> Iterable[int]:
+    def lengths(self, namespace: bytes) -> set[int]:
         """Lengths at which a prefix of this namespace may have a state."""
-        return self._lengths.get(namespace, ())
+        lengths = set(self._places.lengths(namespace))
+        return lengths if self.disk is None else lengths.union(self.disk.places.lengths(namespace))
 
     def peek(self, key: bytes) -> Snapshot | None:
-        """The state at a prefix, without counting it as a use."""
+        """The state at a prefix, if it is in memory, without counting it as a use."""
         return self.memory.peek(key)
 
     def take(self, key: bytes) -> Snapshot | None:
-        """The state at a prefix, for use."""
+        """The state at a prefix, if it is in memory, for use."""
         return self.memory.get(key)
 
     def put(self, namespace: bytes, length: int, key: bytes, snapshot: Snapshot, *, gain: int) -> None:
-        """Keep a state; `gain` is how many tokens it is ahead of the next shorter one that is kept."""
-        self.discard(key)
+        """Keep a state in memory; `gain` is how many tokens it is ahead of the next shorter one that is kept."""
+        self._drop(key)
         if self.memory.put(key, snapshot, gain=gain):
-            self._places[key] = (namespace, length)
-            self._lengths.setdefault(namespace, Counter())[length] += 1
+            self._places.add(key, namespace, length)
 
     def discard(self, key: bytes) -> None:
-        """Drop one, if it is there."""
+        """Drop one wherever it is, if it is there."""
+        self._drop(key)
+        if self.disk is not None:
+            self.disk.discard(key)
+
+    def _drop(self, key: bytes) -> None:
         if key in self._places:
             self.memory.discard(key)
-            self._forget(key)
-
-    def _dropped(self, key: bytes, snapshot: Snapshot) -> None:
-        if key in self._places:
-            self._forget(key)
-
-    def _forget(self, key: bytes) -> None:
-        namespace, length = self._places.pop(key)
-        lengths = self._lengths[namespace]
-        lengths[length] -= 1
-        if not lengths[length]:
-            del lengths[length]
-        if not lengths:
-            del self._lengths[namespace]
+            self._places.remove(key)
 
 
 class Marks:

@@ -8,6 +8,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .pool import State
 
 
 def namespace(*fields: str) -> bytes:
@@ -17,6 +21,16 @@ def namespace(*fields: str) -> bytes:
         raw = field.encode()
         digest.update(len(raw).to_bytes(8, "little") + raw)
     return digest.digest()
+
+
+def state_digest(state: State | None) -> str:
+    """Of a state's values, so that two of one name are told apart; empty for none."""
+    if state is None:
+        return ""
+    digest = blake2b(digest_size=16, person=b"rookery.state")
+    for tensor in (state.shift, state.wkv):
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class PrefixDigest:

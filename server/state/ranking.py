@@ -40,6 +40,10 @@ class Ranking:
     def __contains__(self, key: bytes) -> bool:
         return key in self._kept
 
+    def fits(self, size_bytes: int) -> bool:
+        """Whether there is room without any eviction."""
+        return self.used_bytes + size_bytes <= self.budget_bytes
+
     def add(self, key: bytes, size_bytes: int, *, gain: int, hits: int = 0) -> list[bytes] | None:
         """Take a key in, in place of what it was; the keys that had to go for it, None where it is too large.
 
@@ -50,7 +54,7 @@ class Ranking:
         if size_bytes > self.budget_bytes:
             return None
         evicted = []
-        while self.used_bytes + size_bytes > self.budget_bytes:
+        while not self.fits(size_bytes):
             evicted.append(self._evict())
         kept = self._kept[key] = _Kept(size_bytes, max(gain, 1), hits)
         self.used_bytes += size_bytes

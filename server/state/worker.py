@@ -14,15 +14,16 @@ class Worker:
     """Runs jobs one after the other in a thread, and tells how they ended in the thread that polls.
 
     Args:
+        name: of the thread.
         threaded: False runs each job at once: for jobs that never wait, and for tests.
     """
 
-    def __init__(self, *, threaded: bool) -> None:
+    def __init__(self, name: str, *, threaded: bool = True) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None], Callable[[Exception], None]] | None]
         self._jobs = SimpleQueue()
         self._done: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._pending = 0
-        self._thread = threading.Thread(target=self._run, name="state store") if threaded else None
+        self._thread = threading.Thread(target=self._run, name=name) if threaded else None
         if self._thread is not None:
             self._thread.start()
 
