@@ -29,6 +29,8 @@ _LIKELY = 1e-3
 """First guess of the probability under which top-p keeps nothing: it leaves at most 1,000 candidates to sort."""
 _FEW = 1024
 """Rows with so many candidates or fewer are padded to one length and worked on together."""
+_BIAS_OF_BYTE = torch.where((torch.arange(256).unsqueeze(-1) >> torch.arange(8)) & 1 == 1, 0.0, -torch.inf).numpy()
+"""[256, 8] float32: what eight tokens' bits in a mask add to their logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,15 @@ def mask_(logits: Tensor, bitmask: Tensor) -> None:
         bitmask: [n, W] int32; ids from 32 W on are banned too.
     """
     n, words = bitmask.shape
-    bits = torch.arange(8, device=bitmask.device)
-    by_byte = torch.where((torch.arange(256, device=bitmask.device).unsqueeze(-1) >> bits) & 1 == 1, 0.0, -torch.inf)
-    bias = by_byte.index_select(0, bitmask.view(torch.uint8).flatten().int()).view(n, words * 32)
     known = min(logits.shape[-1], words * 32)
-    logits[:, :known] += bias[:, :known]
+    if logits.device.type == "cpu":
+        bias = torch.empty(words * 4, 8)  # of one row after the other: it stays in the processor's cache
+        for row, mask in zip(logits, bitmask, strict=True):
+            _BIAS_OF_BYTE.take(mask.numpy().view("uint8"), axis=0, out=bias.numpy(), mode="clip")  # clip: unbuffered
+            row[:known] += bias.view(-1)[:known]
+    else:
+        table = torch.from_numpy(_BIAS_OF_BYTE).to(logits.device)
+        logits[:, :known] += table.index_select(0, bitmask.view(torch.uint8).flatten().int()).view(n, -1)[:, :known]
     logits[:, known:] = -torch.inf
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 from .answer import Answer, Piece
 from .engine.request import TokenEvent, TokenLogprobs
 from .engine.stream import EventStream
-from .errors import EngineError, RequestTimeout, RookeryError
+from .errors import EngineError, InvalidRequest, RequestTimeout, RookeryError
 from .metrics import RequestMeter
 from .sessions import SessionTurn
 
@@ -80,6 +80,9 @@ class Generation:
 
     Whoever holds one whose deltas may never be read calls `close`.
 
+    Args:
+        shaped_by: the request field that the grammar came from, if there is one.
+
     Attributes:
         id: of the answer.
         created: Unix time, seconds.
@@ -97,12 +100,14 @@ class Generation:
         *,
         timeout_s: float,
         turn: SessionTurn | None = None,
+        shaped_by: str | None = None,
     ) -> None:
         self.id = id
         self.created = int(time.time())
         self.prompts = [stream.request.prompt_ids for stream in streams]
         self.usage = Usage(prompt_tokens=sum(map(len, self.prompts)) + (turn.tokens if turn is not None else 0))
         self._turn = turn
+        self._shaped_by = shaped_by
         self._streams = streams
         self._choices = streams[0].request.choices
         self._answers = [answer() for stream in streams for _ in range(self._choices)]
@@ -143,6 +148,7 @@ class Generation:
         """What is new in each message of the engine, one delta for each choice concerned; to be read once.
 
         Raises:
+            InvalidRequest: the grammar ran into a limit, or together with other settings leaves no token.
             EngineError: a step failed, or the engine died.
             RequestTimeout: the request outlived `--request-timeout`.
             StorageFailed: the session's turn could not be stored.
@@ -173,6 +179,8 @@ class Generation:
                 continue  # drawn before the engine heard of the cancel: the answer had ended
             if self._late is not None and event.finish in ("error", "cancelled"):
                 raise self._late
+            if event.finish == "error" and event.refused:
+                raise InvalidRequest(event.error or "", param=self._shaped_by, code="unsupported_grammar")
             if event.finish == "error":
                 raise EngineError(event.error or "the engine failed")
             if event.finish == "cancelled":

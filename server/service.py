@@ -283,6 +283,7 @@ class Service:
         boundaries: tuple[int, ...] = (),
         turn: SessionTurn | None = None,
         embed: bool = False,
+        constraint: Constraint | None = None,
     ) -> Generation:
         """Admit a request: all its prompts are in the engine when this returns.
 
@@ -296,6 +297,7 @@ class Service:
             boundaries: of the one prompt, see `boundaries`.
             turn: of the session that the one prompt and its one choice continue.
             embed: ask for the model's output at the end of each prompt.
+            constraint: where the grammar in `sampling` is from; errors name its field.
 
         Raises:
             QueueFull, NotReady, InvalidRequest, EngineError: as the engine says; nothing runs then.
@@ -324,7 +326,15 @@ class Service:
         meter = self.metrics.meter(prompt_tokens=sum(map(len, prompts)) + held, arrival=arrival)
         if turn is not None:
             turn.keep()
-        generation = Generation(id, streams, answer, meter, timeout_s=self.config.request_timeout, turn=turn)
+        generation = Generation(
+            id,
+            streams,
+            answer,
+            meter,
+            timeout_s=self.config.request_timeout,
+            turn=turn,
+            shaped_by=None if constraint is None else constraint.param,
+        )
         name = self.model.names[0]
         trace(generation, name if tuned_state is None else f"{name}:{tuned_state}")
         return generation

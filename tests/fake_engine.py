@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rookery.server.config import Config
 from rookery.server.engine.client import EngineClient, EngineStatus
@@ -42,6 +43,7 @@ class FakeEngine(EngineClient):
         cancelled: (request id, choice or None) of every cancel.
         refusal: raised by `submit` when set.
         fail_after: every choice ends with an error after so many tokens, when set.
+        fault: that error; `refused` is the client's, else the engine's.
         gate: tokens flow while it is set; `gate.clear()` holds every stream.
     """
 
@@ -58,6 +60,7 @@ class FakeEngine(EngineClient):
         self.cancelled: list[tuple[str, int | None]] = []
         self.refusal: RookeryError | None = None
         self.fail_after: int | None = None
+        self.fault: Literal["engine", "refused"] = "engine"
         self.gate = asyncio.Event()
         self.gate.set()
         self._loaded = info
@@ -122,7 +125,9 @@ class FakeEngine(EngineClient):
             vector = struct.pack("<64f", *(float(id) for id in (request.prompt_ids * 64)[:64]))
             return TokenEvent(request.id, choice, None, "length", embedding=vector)
         if self.fail_after is not None and step >= self.fail_after:
-            return TokenEvent(request.id, choice, None, "error", error="the step failed")
+            refused = self.fault == "refused"
+            error = "the grammar cannot go on" if refused else "the step failed"
+            return TokenEvent(request.id, choice, None, "error", error=error, refused=refused)
         if step >= sampling.max_tokens:
             return TokenEvent(request.id, choice, None, "length", prompt_logprobs=prompt)
         stop = sampling.stop_token_ids[0] if sampling.stop_token_ids else 0

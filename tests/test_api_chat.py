@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -261,3 +262,17 @@ async def test_an_engine_failure_ends_the_stream_with_an_error(api: Api) -> None
 
 def _content(chunks: list[dict[str, Any]]) -> list[str]:
     return [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
+
+
+async def test_a_grammar_that_fails_midway_is_the_request_s_fault(api: Api) -> None:
+    api.engine.fail_after, api.engine.fault = 1, "refused"
+    body = {"model": MODEL, "messages": USER, "response_format": {"type": "json_object"}}
+    answer = await api.client.post(PATH, json=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == (
+        "invalid_request_error", "response_format", "unsupported_grammar"
+    )  # fmt: skip
+    streamed = await api.client.post(PATH, json={**body, "stream": True})
+    last = streamed.text.strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: ")) == {"error": error}

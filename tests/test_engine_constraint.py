@@ -152,6 +152,19 @@ def test_a_mask_is_made_ahead(constraints: Constraints) -> None:
     assert [constraint.ready] == [True]
 
 
+def test_slow_masks_hold_their_choice_until_they_are_there(tokenizer: LLTokenizer) -> None:
+    made = Constraints(tokenizer, slow_s=0)
+    constraint = started(made, params(LLMatcher.grammar_from_regex("[ab]{3}")))
+    assert allowed_ids(constraint) == {PIECES.index(b"a"), PIECES.index(b"b")} and not constraint.held
+    for _ in range(2):
+        constraint.accept(PIECES.index(b"a"))
+        assert allowed_ids(constraint) == {PIECES.index(b"a"), PIECES.index(b"b")}
+    constraint.accept(PIECES.index(b"b"))
+    assert constraint.held
+    assert allowed_ids(constraint) == {END, NEWLINES} and not constraint.held
+    made.close()
+
+
 def test_a_token_that_is_not_allowed_is_an_error(constraints: Constraints) -> None:
     constraint = started(constraints, params(LLMatcher.grammar_from_regex("abc")))
     with pytest.raises(ConstraintError, match="does not allow"):
@@ -166,7 +179,7 @@ def test_a_grammar_that_does_not_compile_fails_its_row_only(constraints: Constra
     logits = torch.zeros(2, 300)
     logits[:, 65] = 1.0
     draws = Sampler().sample(logits, [ChoiceSampling(bad, 0, constraints.start(bad)), ChoiceSampling(good)])
-    assert draws[0].error is not None and draws[0].error.startswith("the grammar cannot be used")
+    assert draws[0].error is not None and draws[0].error.startswith("the grammar cannot be used") and draws[0].refused
     assert draws[1].token_id == 65 and draws[1].error is None
 
 

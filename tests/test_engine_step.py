@@ -260,6 +260,7 @@ class SlowGrammar:
     """A grammar that allows everything, and compiles until it is told to be done; also its own factory."""
 
     ready = False
+    held = False
     complete = False
 
     def start(self, params: SamplingParams) -> SlowGrammar | None:
@@ -291,6 +292,24 @@ def test_a_grammar_that_still_compiles_holds_up_nobody_else() -> None:
     grammar.ready = True
     plain = run(engine_of(ToyModel()), replace(held, sampling=greedy(3)))
     assert tokens(drain(engine)) == tokens(plain["held", 0])
+
+
+def test_a_choice_with_slow_masks_sits_out_and_its_neighbours_go_on() -> None:
+    engine = engine_of(ToyModel())
+    grammar = SlowGrammar()
+    grammar.ready = True
+    engine.constraints = grammar  # type: ignore[assignment]
+    slow = request("slow", [5, 6], replace(greedy(6), grammar="slow"))
+    engine.submit(slow)
+    engine.submit(request("free", [1, 2, 3], greedy(9)))
+    events = engine.step() + engine.step()
+    grammar.held = True
+    waiting = [event for _ in range(3) for event in engine.step()]
+    assert [event.request_id for event in waiting] == ["free"] * 3
+    grammar.held = False
+    found = by_choice(events + waiting + drain(engine))
+    assert tokens(found["slow", 0]) == tokens(run(engine_of(ToyModel()), replace(slow, sampling=greedy(6)))["slow", 0])
+    assert len(tokens(found["free", 0])) == 9
 
 
 def test_a_lost_device_is_not_survived() -> None:

@@ -40,12 +40,13 @@ async def create_chat_completion(body: ChatBody, request: Request, session: Sess
             turn.prompt_ids = prompt_ids
             turn.told = None if chat.continue_final else partial(service.remembered, chat)
         stop = (*body.stop_strings, *(() if body.ignore_eos else model.template.stop))
+        constraint = body.constraint(prompt)
         sampling = body.sampling(
             max_tokens=max_tokens,
             vocab_size=model.vocab_size,
             end_token=model.tokenizer.eos_token_id,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-            grammar=await service.check(body.constraint(prompt)),
+            grammar=await service.check(constraint),
         )
         generation = await service.generate(
             answer_id,
@@ -59,6 +60,7 @@ async def create_chat_completion(body: ChatBody, request: Request, session: Sess
             cache=body.cache is not False,
             boundaries=service.boundaries(prompt, prompt_ids),
             turn=turn,
+            constraint=constraint,
         )
     answer = ChatAnswer(body, model, generation)
     if body.stream:

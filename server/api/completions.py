@@ -30,13 +30,14 @@ async def create_completion(body: CompletionBody, request: Request, session: Ses
     model = service.model
     tuned_state = service.tuned_state(body.model, body.state)
     prompts = [await service.prompt(prompt, param="prompt") for prompt in body.prompts]
+    constraint = body.constraint()
     sampling = body.sampling(
         max_tokens=service.completion_limit(body.max_tokens, default=DEFAULT_MAX_TOKENS, param="max_tokens"),
         vocab_size=model.vocab_size,
         end_token=model.tokenizer.eos_token_id,
         logprobs=body.logprobs if body.best_of in (None, body.choices) else body.logprobs or 0,
         prompt_logprobs=body.logprobs if body.echo else None,
-        grammar=await service.check(body.constraint()),
+        grammar=await service.check(constraint),
     )
     answer_id = f"cmpl-{uuid.uuid4().hex}"
     tenant = request.state.tenant
@@ -54,6 +55,7 @@ async def create_completion(body: CompletionBody, request: Request, session: Ses
             arrival=request.state.arrival,
             cache=body.cache is not False,
             turn=turn,
+            constraint=constraint,
         )
     answer = CompletionAnswer(body, model, generation)
     if body.stream:

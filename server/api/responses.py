@@ -156,12 +156,13 @@ async def _start(body: ResponseBody, request: Request, service: Service, runs: R
         chat = body.chat([*history, *items])
         prompt, prompt_ids = await service.render(chat)
     stop = (*body.stop_strings, *(() if body.ignore_eos else model.template.stop))
+    constraint = body.shape(chat, prompt)
     sampling = body.sampling(
         max_tokens=max_tokens,
         vocab_size=model.vocab_size,
         end_token=model.tokenizer.eos_token_id,
         logprobs=body.logprobs,
-        grammar=await service.check(body.shape(chat, prompt)),
+        grammar=await service.check(constraint),
     )
     generation = await service.generate(
         f"resp_{uuid.uuid4().hex}",
@@ -174,6 +175,7 @@ async def _start(body: ResponseBody, request: Request, service: Service, runs: R
         arrival=request.state.arrival,
         cache=body.cache is not False,
         boundaries=service.boundaries(prompt, prompt_ids),
+        constraint=constraint,
     )
     return Run(
         runs,

@@ -1,7 +1,9 @@
 """Grammars that a completion must match: which tokens may come next.
 
-llguidance compiles a grammar once; every choice walks its own copy. Compiling and making masks happen on a small
-pool of threads (llguidance lets go of the interpreter lock), so that they overlap with the forward pass.
+llguidance compiles a grammar once; every choice walks its own copy. Compiling and making masks happen on threads of
+their own (llguidance lets go of the interpreter lock), so that they overlap with the forward pass: a mask takes some
+10 µs of it. A choice whose masks take much longer is `held` out of the steps until its mask is there, so that its
+neighbours never wait for it twice.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from time import thread_time
 from typing import Protocol
 
 import torch
@@ -17,6 +21,9 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
 from .request import SamplingParams
+
+_SLOW_S = 0.01
+"""Processor time for one mask that a step should not have to wait for."""
 
 
 class ConstraintError(Exception):
@@ -29,6 +36,11 @@ class Constraint(Protocol):
     @property
     def ready(self) -> bool:
         """`allowed` would answer at once."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """Its choice should sit out the next step: its masks are slow, and the next is not there."""
         ...
 
     @property
@@ -63,8 +75,9 @@ class Constraints:
     Args:
         tokenizer: llguidance's view of the vocabulary; its `vocab_size` gives the width of the masks.
         max_grammars, max_bytes: bounds of the cache: number of grammars, and their source text together.
-        threads: so many compile grammars, and so many others make masks: a slow grammar delays only its own kind.
+        threads: so many compile grammars; one makes the quick masks and another the slow ones.
         limits: of the grammar's size and of the work for one mask; llguidance's own when None.
+        slow_s: processor time of a mask that makes its choice a slow one.
     """
 
     def __init__(
@@ -75,13 +88,15 @@ class Constraints:
         max_bytes: int = 8 << 20,
         threads: int = 2,
         limits: LLParserLimits | None = None,
+        slow_s: float = _SLOW_S,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_grammars = max_grammars
         self._max_bytes = max_bytes
         self._limits = limits or LLParserLimits(verbose_errors=False)
         self._compilers = ThreadPoolExecutor(threads, thread_name_prefix="grammar-compile")
-        self._maskers = ThreadPoolExecutor(threads, thread_name_prefix="grammar-mask")
+        self._maskers = MaskThread("grammar-mask"), MaskThread("grammar-slow-mask")
+        self._slow_s = slow_s
         self._compiled: OrderedDict[str, Future[LLMatcher]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
@@ -92,13 +107,14 @@ class Constraints:
             return None
         compiled = self._compile(params.grammar)
         return GrammarConstraint(
-            compiled, self._tokenizer.vocab_size, params.stop_token_ids, self._compilers, self._maskers
+            compiled, self._tokenizer.vocab_size, params.stop_token_ids, self._compilers, self._maskers, self._slow_s
         )
 
     def close(self) -> None:
         """Stop the threads; constraints cannot be used any more."""
-        for pool in (self._compilers, self._maskers):
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._compilers.shutdown(wait=True, cancel_futures=True)
+        for masker in self._maskers:
+            masker.close()
 
     def __len__(self) -> int:
         """Grammars kept."""
@@ -131,6 +147,36 @@ def _check(matcher: LLMatcher, what: str) -> None:
         raise ConstraintError(f"{what}: {matcher.get_error()[:500]}")
 
 
+class MaskThread:
+    """A thread that makes masks in the order they are asked for.
+
+    A queue and one thread, not a pool: asking costs a microsecond of the step, and the thread wakes once for all the
+    rows of a step.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._asked: SimpleQueue[tuple[GrammarConstraint, Future[Tensor]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def ask(self, constraint: GrammarConstraint, mask: Future[Tensor]) -> None:
+        """Have the next mask of a constraint made."""
+        self._asked.put((constraint, mask))
+
+    def close(self) -> None:
+        """End the thread, after what was asked so far."""
+        self._asked.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            constraint, mask = asked
+            try:
+                mask.set_result(constraint.make_mask())
+            except Exception as error:  # whatever it is, whoever waits for the mask has to hear of it
+                mask.set_exception(error)
+
+
 class GrammarConstraint:
     """A `Constraint` by llguidance; made by `Constraints.start`.
 
@@ -143,54 +189,69 @@ class GrammarConstraint:
         vocab_size: int,
         stop_token_ids: Sequence[int],
         compilers: ThreadPoolExecutor,
-        maskers: ThreadPoolExecutor,
+        maskers: tuple[MaskThread, MaskThread],
+        slow_s: float = _SLOW_S,
     ) -> None:
         self._words = (vocab_size + 31) // 32
         self._stop_token_ids = tuple(t for t in stop_token_ids if t < self._words * 32)
         self._maskers = maskers
-        # queued behind the compilation, so it never holds a thread that the compilation needs
-        self._first: Future[tuple[LLMatcher, Tensor]] = compilers.submit(self._begin, compiled)
+        self._slow_s = slow_s
+        self._slow = False
+        self._compiled = compiled
         self._matcher: LLMatcher | None = None
-        self._mask: Future[Tensor] | None = None
         self._complete = False
+        # queued behind the compilation, so it never holds a thread that the compilation needs
+        self._mask: Future[Tensor] | None = compilers.submit(self._begin)
 
     @property
     def ready(self) -> bool:
-        return self._first.done() if self._matcher is None else self._mask is not None and self._mask.done()
+        return self._mask is not None and self._mask.done()
+
+    @property
+    def held(self) -> bool:
+        return self._slow and not self.ready
 
     @property
     def complete(self) -> bool:
         return self._complete
 
     def prepare(self) -> None:
-        if self._matcher is not None and self._mask is None:
-            self._mask = self._maskers.submit(self._make_mask, self._matcher)
+        if self._mask is None:
+            self._mask = Future()
+            self._maskers[self._slow].ask(self, self._mask)
 
     def allowed(self) -> Tensor:
-        if self._matcher is None:
-            return self._first.result()[1]
         self.prepare()
         assert self._mask is not None
         return self._mask.result()
 
     def accept(self, token_id: int) -> None:
-        if self._matcher is None:
-            self._matcher = self._first.result()[0]
-        elif self._mask is not None:
+        if self._mask is not None:
             self._mask.result()  # no thread is on the matcher any more
             self._mask = None
+        assert self._matcher is not None
         if not self._matcher.consume_token(token_id):
             raise ConstraintError(f"the grammar does not allow the token drawn: {self._matcher.get_error()[:500]}")
         _check(self._matcher, "the grammar cannot go on")
         self._complete = self._matcher.is_stopped()
 
-    def _begin(self, compiled: Future[LLMatcher]) -> tuple[LLMatcher, Tensor]:
-        matcher = compiled.result().deep_copy()
-        return matcher, self._make_mask(matcher)
+    def _begin(self) -> Tensor:
+        self._matcher = self._compiled.result().deep_copy()
+        mask = self.make_mask()
+        self._slow = False  # the first mask builds much of the automaton, and no step waits for it
+        return mask
 
-    def _make_mask(self, matcher: LLMatcher) -> Tensor:
+    def make_mask(self) -> Tensor:
+        """`allowed` for where the matcher stands; called by one thread at a time.
+
+        Raises: ConstraintError.
+        """
+        matcher = self._matcher
+        assert matcher is not None
+        begun = thread_time()
         mask = torch.zeros(self._words, dtype=torch.int32)
         matcher.unsafe_compute_mask_ptr(mask.data_ptr(), mask.numel() * mask.element_size())
+        self._slow |= thread_time() - begun > self._slow_s
         _check(matcher, "the grammar cannot go on")
         may_end = matcher.is_accepting()
         words = mask.numpy().view("uint32")  # shares the tensor's memory

@@ -255,9 +255,13 @@ class Engine:
             self.graphs = DecodeGraphs(self.model, self.pool, CudaRecorder(), buckets(self.pool.slots), progress)
 
     def _hold_unready(self) -> None:
-        """Keep prompts from being finished while their grammar still compiles: the step would have to wait for it."""
+        """Keep out of the step what it would have to wait for: prompts whose grammar still compiles, so that they are
+        not finished, and choices whose next mask is a slow one."""
         if self.constraints is None:
             return
+        for choice in self.scheduler.decoding.values():
+            constraint = self._sampling[choice].constraint
+            choice.held = constraint is not None and constraint.held
         for prefill in self.scheduler.prefills:
             constraints = [self._sampling[choice].constraint for choice in prefill.choices]
             prefill.held = any(one is not None and not one.ready for one in constraints)
@@ -361,7 +365,7 @@ class Engine:
             )
         for choice, draw in zip(ready, self._draw(ready, logits), strict=True):
             if draw.error is not None:
-                events.append(self._fail(choice, draw.error))
+                events.append(self._fail(choice, draw.error, refused=draw.refused))
                 continue
             finish = self.scheduler.drew(choice, draw.token_id, draw.ended)
             if finish is not None:
@@ -400,10 +404,10 @@ class Engine:
             return []
         return [self._fail(choice, STEP_FAILED) for choice in batch.choices]
 
-    def _fail(self, choice: Choice, message: str) -> TokenEvent:
+    def _fail(self, choice: Choice, message: str, *, refused: bool = False) -> TokenEvent:
         self.scheduler.release(choice)
         self._leave(choice, -1, whole=False)
-        return TokenEvent(choice.request.id, choice.index, None, "error", error=message)
+        return TokenEvent(choice.request.id, choice.index, None, "error", error=message, refused=refused)
 
     def _leave(self, choice: Choice, slot: int, *, whole: bool) -> None:
         """A choice has been released; `whole` says that `slot` still holds what it has consumed."""

@@ -227,6 +227,7 @@ def load(settings: Settings, server: EngineServer) -> None:
     import torch
 
     from rookery import __version__
+    from rookery.server.text.grammar import grammar_limits
     from rookery.server.text.tokenizer import load_tokenizer
 
     from ..model.load import load_model
@@ -259,7 +260,7 @@ def load(settings: Settings, server: EngineServer) -> None:
     server.announce(Progress("warming_up"))
     tokenizer_path = Path(settings.tokenizer) if settings.tokenizer is not None else None
     tokenizer = load_tokenizer(tokenizer_path, model_path=path, vocab_size=info.vocab_size)
-    constraints = Constraints(tokenizer.llguidance)
+    constraints = Constraints(tokenizer.llguidance, limits=grammar_limits())
     try:
         engine = Engine(
             model,

@@ -98,6 +98,8 @@ class TokenEvent:
     logprobs: TokenLogprobs | None = None
     error: str | None = None
     """One sentence for the client, with finish "error"."""
+    refused: bool = False
+    """What the request asks for is at fault, not the engine."""
     cached_tokens: int = 0
     """Prompt tokens taken from a stored state; on the first event of a choice."""
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None

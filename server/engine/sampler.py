@@ -37,6 +37,8 @@ class Draw:
     """A stop token was drawn, or the grammar is complete."""
     error: str | None = None
     """One sentence for the client: this choice cannot go on; its neighbours can."""
+    refused: bool = False
+    """What the request asks for is at fault, not the engine."""
 
 
 class ChoiceSampling:
@@ -130,7 +132,7 @@ class Sampler:
         Returns: n draws in order. A row that cannot be drawn (its grammar failed, nothing is allowed, the logits are
         not finite) has an `error`; the others are unaffected.
         """
-        errors: dict[int, str] = {}
+        errors: dict[int, Draw] = {}
         rows = self._edit(logits, choices, errors)
         token_ids = self._draw(logits, rows, choices, errors)
         wanting = [i for i, c in enumerate(choices) if c.params.logprobs is not None and i not in errors]
@@ -141,7 +143,7 @@ class Sampler:
             for i in wanting
         }
         return [
-            Draw(-1, error=errors[i]) if i in errors else self._commit(choice, token_ids[i], logprobs.get(i))
+            errors[i] if i in errors else self._commit(choice, token_ids[i], logprobs.get(i))
             for i, choice in enumerate(choices)
         ]
 
@@ -171,13 +173,13 @@ class Sampler:
         try:
             choice.constraint.accept(token_id)
         except ConstraintError as error:
-            return Draw(-1, error=str(error))
+            return _refused(error)
         ended = choice.constraint.complete
         if not ended:
             choice.constraint.prepare()  # the next mask is made while the next forward pass runs
         return Draw(token_id, logprobs, ended=ended)
 
-    def _edit(self, logits: Tensor, choices: Sequence[ChoiceSampling], errors: dict[int, str]) -> dict[int, Tensor]:
+    def _edit(self, logits: Tensor, choices: Sequence[ChoiceSampling], errors: dict[int, Draw]) -> dict[int, Tensor]:
         """Copies [V] of the rows whose logits change: bias, then bans, then penalties."""
         masks: dict[int, Tensor] = {}
         for i, choice in enumerate(choices):
@@ -185,13 +187,13 @@ class Sampler:
                 try:
                     masks[i] = choice.constraint.allowed()
                 except ConstraintError as error:
-                    errors[i] = str(error)
+                    errors[i] = _refused(error)
         # constrained rows first, so that their masks are one operation
         order = [*masks, *(i for i, c in enumerate(choices) if c.edited and i not in masks and i not in errors)]
         if not order:
             return {}
         device = logits.device
-        work = logits[torch.tensor(order, device=device)]
+        work = logits.index_select(0, torch.tensor(order, device=device))
 
         biased: list[tuple[int, int, float]] = []
         banned: list[tuple[int, int]] = []
@@ -220,7 +222,7 @@ class Sampler:
         return {i: work[row] for row, i in enumerate(order)}
 
     def _draw(
-        self, logits: Tensor, edited: dict[int, Tensor], choices: Sequence[ChoiceSampling], errors: dict[int, str]
+        self, logits: Tensor, edited: dict[int, Tensor], choices: Sequence[ChoiceSampling], errors: dict[int, Draw]
     ) -> list[int]:
         """Token ids in order; adds to `errors` for rows without a token to draw."""
         token_ids = [-1] * len(choices)
@@ -260,7 +262,7 @@ class Sampler:
 
 
 def _draw_at_once(
-    logits: Tensor, edited: dict[int, Tensor], choices: Sequence[ChoiceSampling], errors: dict[int, str]
+    logits: Tensor, edited: dict[int, Tensor], choices: Sequence[ChoiceSampling], errors: dict[int, Draw]
 ) -> list[int]:
     """`Sampler._draw` for [n, V] logits where the operators run on the device: all rows, and one word to the host."""
     device, vocab_size = logits.device, logits.shape[-1]
@@ -289,11 +291,15 @@ def _limit(choice: ChoiceSampling, logits: Tensor) -> int:
     return logits.shape[-1] if limit is None else min(limit, logits.shape[-1])
 
 
-def _undrawable(peak: float) -> str:
-    """Why a row with this maximum has no token to draw."""
+def _refused(error: ConstraintError) -> Draw:
+    return Draw(-1, error=str(error), refused=True)
+
+
+def _undrawable(peak: float) -> Draw:
+    """For a row with this maximum, which has no token to draw."""
     if peak == -torch.inf:
-        return "no token is allowed here by the grammar and the settings together"
-    return "the model's output is not finite"
+        return Draw(-1, error="no token is allowed here by the grammar and the settings together", refused=True)
+    return Draw(-1, error="the model's output is not finite")
 
 
 def _draw_rows(rows: Sequence[Tensor], choices: Sequence[ChoiceSampling], truncated: bool) -> Tensor:

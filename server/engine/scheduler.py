@@ -33,6 +33,8 @@ class Choice:
     """What was drawn. The state has consumed the prompt and all of these but the last."""
     prefill: Prefill | None = None
     """What must be consumed before it draws; None while it decodes."""
+    held: bool = False
+    """Not in the next step, though it decodes; the engine says so."""
 
 
 @dataclass(slots=True, eq=False)
@@ -322,7 +324,8 @@ class Scheduler:
             stop = min(suspect.position + self.prefill_budget, len(suspect.token_ids))
             return Batch([], [Chunk(suspect, suspect.position, stop)])
         known = [prefill for prefill in self.prefills if prefill.ready]
-        batch = Batch(list(self.decoding.values()), self._next_chunks(), known)
+        decoding = [choice for choice in self.decoding.values() if not choice.held]
+        batch = Batch(decoding, self._next_chunks(), known)
         return batch if batch.rows else None
 
     def consumed(self, batch: Batch) -> list[Choice]:
