@@ -32,6 +32,8 @@ def draw_ids(logits: Tensor, choices: Sequence[ChoiceSampling]) -> list[int]:
 class ScriptedConstraint:
     """Allows a fixed set of tokens; fails on demand."""
 
+    held = False
+
     def __init__(self, allowed: set[int], *, words: int, last: int | None = None, fails: bool = False) -> None:
         self.bits = torch.tensor(
             [sum(1 << b for b in range(32) if w * 32 + b in allowed) for w in range(words)], dtype=torch.int64
