@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -16,28 +17,45 @@ class Rows:
     Row i has the tokens `starts[i] : starts[i + 1]` of the packed axis N and the state in slot `slots[i]`.
     A row may be empty. Slot -1 stands for padding: its state is read as zero and never written.
 
-    Shapes: slots [R] int64 and starts [R + 1] int64 on the device; lengths are the same row sizes on the host.
+    A row's first token is number `positions[i]` of its sequence, counted from 0, whatever brought the state there:
+    earlier steps, a stored state, a session. Sequence forms that work in chunks begin them at multiples of the chunk
+    in this count, so that their results do not depend on where a prompt was cut. Of decode rows it is not read.
+
+    Shapes: slots [R], starts [R + 1] and positions [R], int64, on the device; lengths and begins are row sizes and
+    positions on the host.
     """
 
     slots: Tensor
     starts: Tensor
+    positions: Tensor
     lengths: tuple[int, ...]
+    begins: tuple[int, ...]
     decode: int
-    """So many rows at the front have exactly one token."""
+    """So many rows at the front decode: they have exactly one token."""
 
     @classmethod
-    def pack(cls, slots: list[int], lengths: list[int], device: torch.device | str = "cpu") -> Rows:
-        """Rows in the order given; those of one token at the front count as decode rows."""
-        starts = [0]
-        for length in lengths:
-            starts.append(starts[-1] + length)
-        decode = next((i for i, length in enumerate(lengths) if length != 1), len(lengths))
-        return cls(
-            slots=torch.tensor(slots, dtype=torch.int64, device=device),
-            starts=torch.tensor(starts, dtype=torch.int64, device=device),
-            lengths=tuple(lengths),
-            decode=decode,
-        )
+    def pack(
+        cls,
+        slots: Sequence[int],
+        lengths: Sequence[int],
+        device: torch.device | str = "cpu",
+        *,
+        positions: Sequence[int] | None = None,
+        decode: int | None = None,
+    ) -> Rows:
+        """Rows in the order given.
+
+        Args:
+            positions: of the first tokens; 0 each where it is not given.
+            decode: rows that decode; all those of one token at the front where it is not given.
+        """
+        begins = (0,) * len(slots) if positions is None else tuple(positions)
+        starts = [0, *accumulate(lengths)]
+        if decode is None:
+            decode = next((i for i, length in enumerate(lengths) if length != 1), len(lengths))
+        packed = torch.tensor([*slots, *begins, *starts], dtype=torch.int64, device=device)  # one copy to the device
+        count = len(slots)
+        return cls(packed[:count], packed[2 * count :], packed[count : 2 * count], tuple(lengths), begins, decode)
 
     @property
     def tokens(self) -> int:

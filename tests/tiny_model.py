@@ -18,7 +18,9 @@ BOMB, NAN = 30, 31
 
 class ToyModel:
     """h ← tanh(W h + E[token]), kept in the slot's WKV state: depends on its whole history, and each row is computed
-    by itself, so that a row's numbers are the same bits in any batch."""
+    by itself, so that a row's numbers are the same bits in any batch.
+
+    The state also counts its tokens, and every pass checks that its rows are where they say they are."""
 
     def __init__(self, seed: int = 0) -> None:
         self.shape = TOY_SHAPE
@@ -28,6 +30,7 @@ class ToyModel:
         self.head = torch.randn(32, 8, generator=generator) * 2
         self.head[[BOMB, NAN]] = 0
         self.tuned = State(shift=torch.zeros(1, 2, 8), wkv=torch.full((1, 1, 8, 8), 0.5))
+        self.tuned.wkv[0, 0, 1] = 0
         self.lost = False
         """Every pass fails, as on a device that is gone."""
         self.passes: list[tuple[int, ...]] = []
@@ -41,7 +44,11 @@ class ToyModel:
             raise RuntimeError("the device is lost")
         self.passes.append(rows.lengths)
         hidden, position = [], 0
-        for slot, length in zip(rows.slots.tolist(), rows.lengths, strict=True):
+        assert rows.positions.tolist() == list(rows.begins)
+        for slot, length, begin in zip(rows.slots.tolist(), rows.lengths, rows.begins, strict=True):
+            if slot >= 0:
+                assert pool.wkv[slot, 0, 0, 1, 0] == begin
+                pool.wkv[slot, 0, 0, 1, 0] += length
             h = pool.wkv[slot, 0, 0, 0].clone() if slot >= 0 else torch.zeros(8)
             for token in token_ids[position : position + length].tolist():
                 if token == BOMB:

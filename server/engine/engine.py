@@ -129,10 +129,10 @@ class Engine:
             self.reuse = PrefixReuse(PrefixCache(0), self.pool, self._identity, self.model.initial_state)
         self.reuse.cache.disk = disk
 
-    def _compute(self, request: Request) -> None:
-        """Run a request of our own, ahead of the queue."""
+    def _compute(self, request: Request, origin: int) -> None:
+        """Run a request of our own, ahead of the queue, from a state that has consumed `origin` tokens."""
         self._unheard.add(request.id)
-        for choice in self.scheduler.submit(request, first=True):
+        for choice in self.scheduler.submit(request, first=True, origin=origin):
             self._sampling[choice] = ChoiceSampling(request.sampling, choice.index)
 
     def stats(self) -> EngineStats:
@@ -181,7 +181,7 @@ class Engine:
         turn = self.sessions.begin(request) if self.sessions is not None and request.session else None
         if turn is not None and turn.base is not None:
             request = dataclasses.replace(request, cache=False)  # prefixes are kept by all tokens from the first on
-        for choice in self.scheduler.submit(request):
+        for choice in self.scheduler.submit(request, origin=turn.record.tokens if turn is not None else 0):
             if turn is not None and choice.prefill is not None:
                 choice.prefill.cached = turn.record.tokens
                 choice.prefill.cuts.update(request.boundaries)
@@ -301,7 +301,10 @@ class Engine:
             if hidden is not None:
                 return hidden
         token_ids = torch.tensor(batch.token_ids, dtype=torch.int64, device=self._device)
-        return self.model.forward(token_ids, Rows.pack(batch.slots, batch.lengths, self._device), self.pool)
+        rows = Rows.pack(
+            batch.slots, batch.lengths, self._device, positions=batch.positions, decode=len(batch.decoding)
+        )
+        return self.model.forward(token_ids, rows, self.pool)
 
     def _start_states(self, batch: Batch) -> None:
         """Give the slots of prompts that start in this step their first state: zero, or a tuned one."""

@@ -127,7 +127,7 @@ class DecodeGraphs:
         """Record one size, and keep it if it does exactly what it recorded."""
         token_ids, slots = self._packed[0, :size], self._packed[1, :size]
         starts = torch.arange(size + 1, device=self._device)
-        rows = Rows(slots=slots, starts=starts, lengths=(1,) * size, decode=size)
+        rows = Rows(slots, starts, torch.zeros_like(slots), (1,) * size, (0,) * size, size)
 
         def run() -> Tensor:
             return self.model.forward(token_ids, rows, self.pool)

@@ -28,6 +28,8 @@ class Choice:
 
     request: Request
     index: int
+    origin: int = 0
+    """So many tokens of its sequence come before the prompt: those that a session held."""
     slot: int = -1
     tokens: array[int] = field(default_factory=lambda: array("i"))
     """What was drawn. The state has consumed the prompt and all of these but the last."""
@@ -129,6 +131,12 @@ class Batch:
     @property
     def lengths(self) -> list[int]:
         return [1] * len(self.decoding) + [chunk.stop - chunk.start for chunk in self.chunks]
+
+    @property
+    def positions(self) -> list[int]:
+        """Of the first token of each row, in its whole sequence."""
+        decoding = [one.origin + len(one.request.prompt_ids) + len(one.tokens) - 1 for one in self.decoding]
+        return decoding + [chunk.prefill.choices[0].origin + chunk.start for chunk in self.chunks]
 
     @property
     def token_ids(self) -> list[int]:
@@ -264,11 +272,12 @@ class Scheduler:
     def busy(self) -> bool:
         return bool(self._requests)
 
-    def submit(self, request: Request, *, first: bool = False) -> list[Choice]:
+    def submit(self, request: Request, *, first: bool = False, origin: int = 0) -> list[Choice]:
         """Take a request; it gets its slots at once where they are free and nobody waits.
 
         The queue holds `max_queue` requests, and beyond that one of each tenant that has none in it: a tenant that
         fills the queue does not shut the others out. `first` puts a request before all, whatever the queue holds.
+        `origin` is how many tokens its first state has consumed.
 
         Raises:
             InvalidRequest: it can never run.
@@ -285,7 +294,7 @@ class Scheduler:
         waits = len(self.queue) > 0 or request.choices > len(self._free)
         if not first and waits and len(self.queue) >= self.max_queue and self.queue.waits(request.tenant):
             raise QueueFull(f"{len(self.queue)} requests wait already; try again later", retry_after_s=1)
-        choices = [Choice(request, index) for index in range(request.choices)]
+        choices = [Choice(request, index, origin) for index in range(request.choices)]
         self._requests[request.id] = choices
         self.queue.push(Prefill(request, request.prompt_ids, list(choices)), first=first)
         self.admit()

@@ -42,7 +42,8 @@ class Sessions:
     Args:
         keeper: has the store.
         pool: where the states of running requests live.
-        compute: runs a request of no choice that the HTTP side knows of, from a state; its end is told by `left`.
+        compute: runs a request of no choice that the HTTP side knows of, from a state after so many tokens; its end
+            is told by `left`.
         abandon: cancels a request by its id.
         ttl_s: seconds after which a session that nobody used is deleted; None never.
     """
@@ -52,7 +53,7 @@ class Sessions:
         keeper: Keeper,
         pool: StatePool,
         *,
-        compute: Callable[[Request], None],
+        compute: Callable[[Request, int], None],
         abandon: Callable[[str], None],
         ttl_s: float | None = None,
     ) -> None:
@@ -227,7 +228,7 @@ class Sessions:
         )
         self._rests[rest.id] = turn
         try:
-            self._compute(rest)
+            self._compute(rest, turn.record.tokens + done)
         except RookeryError as error:
             del self._rests[rest.id]
             self._fail(turn, error)
