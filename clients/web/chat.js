@@ -2,7 +2,7 @@
 
 import { ApiError, streamChat } from "./api.js";
 import { find, forgetSurplus, put } from "./conversations.js";
-import { askForKey } from "./server.js";
+import { askForKey, connect } from "./server.js";
 import { askInSession } from "./sessions.js";
 import { requestFields } from "./settings.js";
 import { current, currentModel, get, set } from "./store.js";
@@ -92,6 +92,7 @@ async function reply(conversation, userTurn) {
     } else if (error instanceof ApiError) {
       writer.end({ finish: "failed", error: explain(error) });
       if (error.status === 401) askForKey();
+      if (error.code === "model_not_found") connect(); // another model is served there by now
     } else {
       writer.end({ finish: "failed", error: `The page could not read the reply: ${error}` });
       throw error;
@@ -105,7 +106,8 @@ async function reply(conversation, userTurn) {
 /** @param {ApiError} error */
 function explain(error) {
   const wait = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-  return `${error.message}${wait}`;
+  const sentence = error.message.charAt(0).toUpperCase() + error.message.slice(1);
+  return `${sentence}${/[.!?…]$/.test(sentence) ? "" : "."}${wait}`;
 }
 
 /** Writes a streamed reply into its turn, at most once a frame, and measures it. */

@@ -64,6 +64,7 @@ const ALLOWED = {
   ).split(" "),
   ALLOWED_ATTR: ["align", "class", "href", "start", "tabindex", "title"],
   ALLOWED_URI_REGEXP: /^(?:https?:\/\/|mailto:)/i,
+  ADD_URI_SAFE_ATTR: ["align", "start", "tabindex"], // whatever is not said to be safe must look like an address
   ALLOW_ARIA_ATTR: false,
   ALLOW_DATA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,

@@ -19,6 +19,14 @@ const isMac = /Mac|iPhone|iPad/.test(navigator.platform);
 /** @param {KeyboardEvent} event */
 const mod = (event) => (isMac ? event.metaKey : event.ctrlKey) && !event.altKey;
 
+/**
+ * Whether the key belongs to an input method that is choosing characters. Safari ends the choice before it tells of the
+ * key; 229 is how it marks such a key all the same.
+ *
+ * @param {KeyboardEvent} event
+ */
+export const isComposing = (event) => event.isComposing || event.keyCode === 229;
+
 /** @type {Shortcut[]} */
 export const SHORTCUTS = [
   { keys: ["Enter"], does: "Send" },
@@ -28,7 +36,7 @@ export const SHORTCUTS = [
     keys: ["Esc"],
     does: "Stop the reply",
     matches: (event) => event.key === "Escape" && !document.querySelector("dialog[open]"),
-    run: () => stop(get().currentId),
+    run: () => (get().drawer ? set({ drawer: false }) : stop(get().currentId)),
   },
   {
     keys: ["Mod", "Shift", "O"],
@@ -44,14 +52,14 @@ export const SHORTCUTS = [
     does: "Search chats",
     matches: (event) => mod(event) && !event.shiftKey && event.code === "KeyK",
     run() {
-      set({ drawer: true });
+      set({ drawer: drawerCovers() });
       requestAnimationFrame(() => document.getElementById("search")?.focus());
     },
   },
   {
-    keys: ["Mod", "Shift", "R"],
+    keys: ["Mod", "Shift", "Enter"],
     does: "Ask again",
-    matches: (event) => mod(event) && event.shiftKey && event.code === "KeyR",
+    matches: (event) => mod(event) && event.shiftKey && event.key === "Enter",
     run() {
       const last = shownTurns(current()).at(-1);
       if (last?.role === "assistant") regenerate(last);
@@ -88,11 +96,18 @@ export const keyName = (key) => (key === "Mod" ? (isMac ? "⌘" : "Ctrl") : key)
 
 /** @param {KeyboardEvent} event */
 export function onShortcut(event) {
+  if (isComposing(event)) return;
   const found = SHORTCUTS.find(({ matches }) => matches?.(event));
   if (!found?.run) return;
   event.preventDefault();
   found.run();
 }
+
+/** Whether the list of chats, when it is shown, lies over the chat. */
+export const drawerCovers = () => matchMedia("(max-width: 760px)").matches;
+
+/** Whether a panel does. */
+export const panelCovers = () => matchMedia("(max-width: 1150px)").matches;
 
 export function focusComposer() {
   requestAnimationFrame(() => document.getElementById("composer")?.focus());

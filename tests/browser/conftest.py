@@ -56,6 +56,16 @@ class ScriptedEngine(FakeEngine):
         return bytes(self.submitted[number].prompt_ids).decode()
 
 
+def release(running: ApiServer, engine: ScriptedEngine) -> None:
+    """Let held streams go on."""
+
+    async def go_on() -> None:
+        engine.hold_at = None
+        engine.gate.set()
+
+    running.run(go_on)
+
+
 def chromium() -> str:
     """Where this machine's Chromium is."""
     found = next(filter(None, map(shutil.which, EXECUTABLES)), None)
@@ -104,8 +114,9 @@ class Chat:
         self.box = page.get_by_role("textbox", name="Message", exact=True)
 
     def write(self, text: str) -> None:
-        """Send a message."""
+        """Send a message, as soon as the page can."""
         self.box.fill(text)
+        expect(self.page.locator(".composer").get_by_role("button", name="Send")).to_be_enabled()
         self.box.press("Enter")
 
     def done(self) -> None:

@@ -10,17 +10,7 @@ from playwright.sync_api import expect
 from rookery.server.errors import QueueFull
 
 from ..api_server import ApiServer
-from .conftest import Chat, ScriptedEngine, Watch
-
-
-def release(running: ApiServer, engine: ScriptedEngine) -> None:
-    """Let held streams go on."""
-
-    async def go_on() -> None:
-        engine.hold_at = None
-        engine.gate.set()
-
-    running.run(go_on)
+from .conftest import Chat, ScriptedEngine, Watch, release
 
 
 def test_a_reply_streams_and_says_how_fast_it_was(chat: Chat, running: ApiServer, engine: ScriptedEngine) -> None:
@@ -193,11 +183,11 @@ def test_errors_are_said_in_the_servers_words(chat: Chat, engine: ScriptedEngine
     engine.refusal = QueueFull("256 requests are waiting", retry_after_s=3)
     chat.write("hello")
     failure = chat.last.get_by_role("alert")
-    expect(failure).to_contain_text("256 requests are waiting Try again in 3 s.")
+    expect(failure).to_contain_text("256 requests are waiting. Try again in 3 s.")
     engine.refusal, engine.fail_after = None, 4
     failure.get_by_role("button", name="Try again").click()
     expect(chat.replies).to_have_text("Repl")
-    expect(chat.last.get_by_role("alert")).to_contain_text("the step failed")
+    expect(chat.last.get_by_role("alert")).to_contain_text("The step failed")
     engine.fail_after = None
     chat.last.get_by_role("button", name="Try again").click()
     expect(chat.replies).to_have_text("Reply 2.")

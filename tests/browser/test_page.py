@@ -6,8 +6,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from rookery.server.config import Config
 
-from ..api_server import MODEL, api_server
-from .conftest import Chat, ScriptedEngine, Watch, open_chat
+from ..api_server import MODEL, ApiServer, api_server
+from .conftest import Chat, ScriptedEngine, Watch, open_chat, release
 
 
 def test_a_server_with_keys_asks_for_one(page: Page, watch: Watch) -> None:
@@ -29,6 +29,7 @@ def test_a_server_with_keys_asks_for_one(page: Page, watch: Watch) -> None:
         chat.ask("hello")
         expect(chat.replies).to_have_text("Reply 1.")
         page.reload()
+        expect(chat.said).to_have_text(["hello"])
         chat.ask("again")
         chat.button("Connect your app")
         expect(page.get_by_role("dialog")).to_contain_text('-H "Authorization: Bearer $OPENAI_API_KEY"')
@@ -135,6 +136,75 @@ def test_a_reader_who_scrolled_up_is_left_alone(chat: Chat, engine: ScriptedEngi
     engine.text = "short"
     chat.last.get_by_role("button", name="Ask again").dispatch_event("click")
     expect(chat.replies).to_have_text("short")
+
+
+def test_the_smallest_step_up_leaves_a_growing_reply(chat: Chat, running: ApiServer, engine: ScriptedEngine) -> None:
+    thread = chat.page.locator(".thread")
+    engine.text, engine.hold_at = "line\n\n" * 120, 400
+    chat.write("much")
+    expect(chat.replies).to_contain_text("line line", use_inner_text=True)
+    thread.hover()
+    before: float = thread.evaluate("one => one.scrollTop")
+    assert before > 0
+    chat.page.mouse.wheel(0, -20)
+    chat.page.wait_for_function("(before) => document.querySelector('.thread').scrollTop < before", arg=before)
+    release(running, engine)
+    chat.done()
+    assert thread.evaluate("one => one.scrollTop") < before
+    chat.button("To the end")
+    expect(chat.page.get_by_role("button", name="To the end")).to_have_count(0)
+
+
+def test_markdown_keeps_its_form_and_can_be_reached_by_keyboard(chat: Chat, engine: ScriptedEngine) -> None:
+    engine.text = "3. three\n4. four\n\n| n | word |\n|--:|:--:|\n| 1 | one |\n\n```\ncode\n```"
+    chat.ask("form")
+    expect(chat.replies.locator("ol")).to_have_attribute("start", "3")
+    expect(chat.replies.locator("td").first).to_have_css("text-align", "right")
+    expect(chat.replies.locator("td").last).to_have_css("text-align", "center")
+    for scrollable in (".table", "pre"):
+        expect(chat.replies.locator(scrollable)).to_have_attribute("tabindex", "0")
+
+
+def test_enter_that_chooses_characters_sends_nothing(chat: Chat, engine: ScriptedEngine) -> None:
+    chat.box.fill("ルーク")
+    for marks in ({"isComposing": True}, {"keyCode": 229}):  # Safari marks its last key in the second way only
+        chat.box.dispatch_event("keydown", {"key": "Enter", "bubbles": True, **marks})
+    expect(chat.box).to_have_value("ルーク")
+    chat.box.press("Enter")
+    expect(chat.said).to_have_text(["ルーク"])
+    assert len(engine.submitted) == 1
+
+
+def test_what_lies_over_the_chat_takes_the_keyboard(chat: Chat) -> None:
+    page = chat.page
+    page.set_viewport_size({"width": 375, "height": 740})
+    page.get_by_role("button", name="Chats").click()
+    expect(page.get_by_role("button", name="Close", exact=True)).to_be_focused()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        assert not page.evaluate("document.querySelector('main').contains(document.activeElement)")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Chats")).to_be_focused()
+    page.get_by_role("button", name="Memory").click()
+    expect(page.get_by_role("heading", name="Memory")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Memory")).to_be_focused()
+
+
+def test_the_page_waits_for_the_model(page: Page, watch: Watch, running: ApiServer, engine: ScriptedEngine) -> None:
+    watch.expected += ["503", "ERR_FAILED", "/v1/sessions"]
+    page.route("**/ready", lambda route: route.abort())
+    page.goto(running.url)
+    expect(page.get_by_role("heading", name="The server does not answer; trying again …")).to_be_visible()
+    loading = '{"status": "not_ready", "phase": "loading", "progress": 0.4}'
+    page.unroute("**/ready")
+    page.route("**/ready", lambda route: route.fulfill(status=503, body=loading))
+    expect(page.get_by_role("heading", name="The model is loading: 40 %")).to_be_visible()
+    expect(page.get_by_role("progressbar")).to_have_attribute("value", "0.4")
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
+    page.unroute("**/ready")
+    expect(page.get_by_role("heading", name="What shall we talk about?")).to_be_visible()
+    watch.check(running.url)
 
 
 def test_two_pages_over_one_server_are_apart(chat: Chat, context: BrowserContext) -> None:

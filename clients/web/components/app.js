@@ -1,7 +1,7 @@
 // The page: conversations on the left, the chat in the middle, a panel on the right.
 
 import { html, useEffect } from "../vendor/htm-preact.js";
-import { onShortcut } from "../shortcuts.js";
+import { drawerCovers, onShortcut, panelCovers } from "../shortcuts.js";
 import { current, set, useStore } from "../store.js";
 import { Composer } from "./composer.js";
 import { ConnectDialog, HelpDialog, KeyDialog } from "./dialogs.js";
@@ -18,18 +18,19 @@ export function App() {
     return () => removeEventListener("keydown", onShortcut);
   }, []);
   const conversation = current();
-  const covered = state.drawer || state.panel;
+  const shown = state.drawer || state.panel;
+  const covered = (state.drawer && drawerCovers()) || (state.panel && panelCovers());
   return html`
     <div class=${`page ${state.drawer ? "with-drawer" : ""} ${state.panel ? "with-panel" : ""}`}>
       <${Sidebar} state=${state} />
-      <main class="chat">
+      <main class="chat" inert=${!!covered}>
         <${Header} state=${state} conversation=${conversation} />
         <${Thread} key=${conversation.id} state=${state} conversation=${conversation} />
         <${Composer} state=${state} conversation=${conversation} />
       </main>
       ${state.panel === "settings" && html`<${SettingsPanel} state=${state} conversation=${conversation} />`}
       ${state.panel === "memory" && html`<${MemoryPanel} state=${state} conversation=${conversation} />`}
-      ${covered && html`<div class="veil" onClick=${() => set({ drawer: false, panel: null })}></div>`}
+      ${shown && html`<div class="veil" onClick=${() => set({ drawer: false, panel: null })}></div>`}
     </div>
     ${state.dialog === "help" && html`<${HelpDialog} />`}
     ${state.dialog === "connect" && html`<${ConnectDialog} state=${state} />`}

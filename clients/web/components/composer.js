@@ -2,6 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { send, stop } from "../chat.js";
+import { isComposing } from "../shortcuts.js";
 import { currentModel, set } from "../store.js";
 import { Icon } from "./icons.js";
 
@@ -30,7 +31,7 @@ export function Composer({ state, conversation }) {
   }
   /** @param {KeyboardEvent} event */
   function onKey(event) {
-    if (event.isComposing) return; // an input method is choosing characters
+    if (isComposing(event)) return;
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       submit();

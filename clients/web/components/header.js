@@ -1,6 +1,6 @@
 // Above the chat: its title, the model it speaks to, and the doors to everything else.
 
-import { html } from "../vendor/htm-preact.js";
+import { html, useEffect } from "../vendor/htm-preact.js";
 import { startNew, titleOf } from "../conversations.js";
 import { focusComposer, togglePanel } from "../shortcuts.js";
 import { changeSettings, currentModel, set } from "../store.js";
@@ -9,10 +9,14 @@ import { IconButton } from "./icons.js";
 
 /** @param {{state: import("../store.js").State, conversation: import("../tree.js").Conversation}} props */
 export function Header({ state, conversation }) {
+  const title = titleOf(conversation);
   const newChat = () => (startNew(), focusComposer());
+  useEffect(() => {
+    document.title = `${title} · Rookery`;
+  }, [title]);
   return html`<header class="header">
-    <${IconButton} icon="menu" label="Chats" class="only-narrow" onClick=${() => set({ drawer: true })} />
-    <h1>${titleOf(conversation)}</h1>
+    <${IconButton} icon="menu" label="Chats" id="chats" class="only-narrow" onClick=${() => set({ drawer: true })} />
+    <h1>${title}</h1>
     <${ModelPicker} models=${state.models} />
     <nav aria-label="Tools">
       <${IconButton} icon="plus" label="New chat" class="only-narrow" onClick=${newChat} />

@@ -4,6 +4,7 @@ import { Component, html, useEffect, useRef, useState } from "../vendor/htm-prea
 import { edit, regenerate } from "../chat.js";
 import { copyText } from "../clipboard.js";
 import { put } from "../conversations.js";
+import { focusComposer, isComposing } from "../shortcuts.js";
 import { current } from "../store.js";
 import { branches, chooseTurn } from "../tree.js";
 import { Icon, IconButton } from "./icons.js";
@@ -37,7 +38,8 @@ export class Message extends Component {
 /** @param {Props} props */
 function UserMessage({ turn, busy, ...place }) {
   const [editing, setEditing] = useState(false);
-  if (editing) return html`<li class="turn user editing"><${Editor} turn=${turn} done=${() => setEditing(false)} /></li>`;
+  const done = () => (setEditing(false), focusComposer());
+  if (editing) return html`<li class="turn user editing"><${Editor} turn=${turn} done=${done} /></li>`;
   return html`<li class="turn user">
     <span class="off-screen">You said:</span>
     <div class="bubble">${turn.content}</div>
@@ -63,7 +65,7 @@ function Editor({ turn, done }) {
   }
   /** @param {KeyboardEvent} event */
   function onKey(event) {
-    if (event.isComposing) return;
+    if (isComposing(event)) return;
     if (event.key === "Escape") {
       event.stopPropagation();
       done();
@@ -94,7 +96,7 @@ function Reply({ turn, running, busy, last, ...place }) {
     html`<div class="tools">
       <${BranchSwitch} turn=${turn} busy=${busy} ...${place} />
       ${turn.content && html`<${CopyButton} text=${turn.content} />`}
-      <${IconButton} icon="retry" label="Ask again" class="again" disabled=${busy} onClick=${() => regenerate(turn)} />
+      ${!turn.error && html`<${IconButton} icon="retry" label="Ask again" disabled=${busy} onClick=${() => regenerate(turn)} />`}
       <${Facts} turn=${turn} />
     </div>`}
   </li>`;
@@ -104,14 +106,15 @@ function Reply({ turn, running, busy, last, ...place }) {
 function Thinking({ turn, running }) {
   const thinking = running && !turn.content;
   const [open, setOpen] = useState(/** @type {boolean | null} */ (null)); // null: open while it thinks
-  const seconds = turn.thoughtMs === undefined ? "" : ` for ${inSeconds(turn.thoughtMs)}`;
+  const { thoughtMs } = turn;
+  const long = thoughtMs === undefined ? "" : thoughtMs < 1000 ? " for a moment" : ` for ${inSeconds(thoughtMs)}`;
   /** @param {Event} event */
   function toggle(event) {
     event.preventDefault();
     setOpen(!(open ?? thinking));
   }
   return html`<details class="thinking" open=${open ?? thinking}>
-    <summary onClick=${toggle}><${Icon} name="right" />${thinking ? "Thinking …" : `Thought${seconds}`}</summary>
+    <summary onClick=${toggle}><${Icon} name="right" />${thinking ? "Thinking …" : `Thought${long}`}</summary>
     <div class="thought">${turn.reasoning}</div>
   </details>`;
 }

@@ -7,10 +7,10 @@ import { IconButton } from "./icons.js";
 /** @param {{title: string, children: unknown}} props */
 export function Panel({ title, children }) {
   const heading = useRef(/** @type {HTMLElement | null} */ (null));
+  const opener = useRef(document.activeElement); // of the first render: later the focus may have left a covered chat
   useEffect(() => {
-    const opener = document.activeElement;
     heading.current?.focus();
-    return () => opener instanceof HTMLElement && opener.isConnected && opener.focus();
+    return () => opener.current instanceof HTMLElement && opener.current.isConnected && opener.current.focus();
   }, []);
   /** @param {KeyboardEvent} event */
   function onKey(event) {

@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { saveFile } from "../clipboard.js";
 import { isEmpty, open, put, remove, rename, search, startNew, titleOf } from "../conversations.js";
 import { fromJson, toJson } from "../exchange.js";
-import { focusComposer } from "../shortcuts.js";
+import { focusComposer, isComposing } from "../shortcuts.js";
 import { set, toast } from "../store.js";
 import { Icon, IconButton } from "./icons.js";
 
@@ -16,12 +16,18 @@ const DAY_MS = 86_400_000;
 export function Sidebar({ state }) {
   const [words, setWords] = useState("");
   const shown = search(state.conversations, words).filter((one) => !isEmpty(one) || (one.id === state.currentId && !words));
+  const closer = useRef(/** @type {HTMLElement | null} */ (null));
+  useEffect(() => {
+    if (!state.drawer) return;
+    closer.current?.querySelector("button")?.focus();
+    return () => document.getElementById("chats")?.focus();
+  }, [state.drawer]);
   const newChat = () => (startNew(), focusComposer());
   return html`<aside class="sidebar" aria-label="Chats">
     <div class="brand">
       <${Icon} name="bird" />
       <span>Rookery</span>
-      <${IconButton} icon="close" label="Close" class="only-narrow" onClick=${() => set({ drawer: false })} />
+      <span class="only-narrow" ref=${closer}><${IconButton} icon="close" label="Close" onClick=${() => set({ drawer: false })} /></span>
     </div>
     <button type="button" class="new-chat" onClick=${newChat}><${Icon} name="plus" />New chat</button>
     <label class="search">
@@ -105,6 +111,7 @@ function Rename({ conversation, done }) {
   }
   /** @param {KeyboardEvent} event */
   function onKey(event) {
+    if (isComposing(event)) return;
     if (event.key === "Escape") {
       event.stopPropagation();
       done();

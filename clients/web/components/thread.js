@@ -15,6 +15,7 @@ const NEAR_PX = 80;
 export function Thread({ state, conversation }) {
   const box = useRef(/** @type {HTMLElement | null} */ (null));
   const following = useRef(true);
+  const place = useRef(0);
   const [away, setAway] = useState(false);
   const turns = shownTurns(conversation);
   const running = !!state.running[conversation.id];
@@ -25,7 +26,11 @@ export function Thread({ state, conversation }) {
   }
   function onScroll() {
     const { scrollTop, scrollHeight, clientHeight } = /** @type {HTMLElement} */ (box.current);
-    following.current = scrollHeight - scrollTop - clientHeight < NEAR_PX;
+    const left = scrollHeight - scrollTop - clientHeight;
+    // the smallest step up lets go, else a growing reply would pull the reader down again after each
+    if (scrollTop < place.current && left > 1) following.current = false;
+    else if (left < NEAR_PX) following.current = true;
+    place.current = scrollTop;
     setAway(!following.current);
   }
   useLayoutEffect(() => {
@@ -42,13 +47,13 @@ export function Thread({ state, conversation }) {
     ${turns.length
       ? html`<ol class="turns" aria-label="Messages" aria-busy=${running}>
           ${turns.map((turn, index) => {
-            const { ids, index: place } = branches(conversation, turn);
+            const { ids, index: branch } = branches(conversation, turn);
             const isRunning = running && index === turns.length - 1;
             return html`<${Message}
               key=${turn.id}
               turn=${turn}
               count=${ids.length}
-              place=${place}
+              place=${branch}
               running=${isRunning}
               busy=${running}
               last=${index === turns.length - 1}
