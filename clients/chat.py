@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -33,6 +34,7 @@ _SETTINGS = {
     "reasoning_effort": str,
 }
 """What `/set` takes, and its type."""
+_LOADING_S = 300.0
 
 
 class Chat:
@@ -57,7 +59,7 @@ class Chat:
         self._client = client
         self._console = console
         self._read_line = read_line
-        self._models = client.models()
+        self._models = _models(client)
         names = [printable(str(entry.get("id"))) for entry in self._models]
         if model is not None and model not in names:
             raise ServerError(f"{client.base_url} has no model {model}; it has: {', '.join(names)}")
@@ -243,6 +245,26 @@ class Chat:
         if isinstance(meta, dict) and isinstance(meta.get("state_bytes"), int):
             rows.append(("memory of this chat", f"{meta['state_bytes'] / 1e6:.2f} MB on the server, at any length"))
         return rows
+
+
+def _models(client: Client) -> list[dict[str, Any]]:
+    """The server's models; one that was just started says 503 until it has loaded them, and is waited for.
+
+    Raises:
+        ServerError: it cannot be reached, lists none, or takes too long.
+    """
+    deadline = time.monotonic() + _LOADING_S
+    told = False
+    while True:
+        try:
+            return client.models()
+        except ServerError as error:
+            if error.status != 503 or time.monotonic() > deadline:
+                raise
+            if not told:
+                print(f"{printable(str(error))}; waiting for it", file=sys.stderr)
+            told = True
+        time.sleep(0.5)
 
 
 def _value(name: str, text: str) -> object:

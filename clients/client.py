@@ -18,7 +18,15 @@ _SILENCE_S = 600.0
 
 
 class ServerError(Exception):
-    """The server cannot be reached, or refuses; the message says which, and with what words."""
+    """The server cannot be reached, or refuses; the message says which, and with what words.
+
+    Args:
+        status: HTTP status of a refusal.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +135,7 @@ class Client:
             answer: HTTPResponse = urllib.request.urlopen(request, timeout=timeout_s)
         except urllib.error.HTTPError as error:
             with error:
-                raise ServerError(f"HTTP {error.code}: {_message(error.read(65536))}") from error
+                raise ServerError(f"HTTP {error.code}: {_message(error.read(65536))}", status=error.code) from error
         except (OSError, HTTPException, ValueError) as error:
             raise ServerError(f"no answer from {self.base_url}: {getattr(error, 'reason', error)}") from error
         return answer

@@ -239,7 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _with_config_file(tokens), exit_on_error=False, print_error=False, result_action="return_value"
             )
         except cyclopts.CycloptsError as error:
-            raise StartupError(str(error), "rookery --help lists the verbs and flags", exit_code=2) from error
+            verb = " ".join(("rookery", *(error.command_chain or ())))
+            raise StartupError(str(error), f"`{verb} --help` lists what can be given", exit_code=2) from error
         except KeyboardInterrupt:
             return 130
         return result if isinstance(result, int) else 0

@@ -230,7 +230,7 @@ def _port(host: str, port: int) -> Iterator[Finding]:
             yield Finding("port", "ok", f"{host}:{port} is free")
     except OSError as error:
         mend = "choose another --port, or stop what listens there"
-        yield Finding("port", "error", f"{host}:{port}: {error.strerror or error}", mend)
+        yield Finding("port", "error", f"{host}:{port}: {os.strerror(error.errno) if error.errno else error}", mend)
 
 
 def report(findings: list[Finding]) -> dict[str, Any]:

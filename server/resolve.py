@@ -51,7 +51,8 @@ def resolve_model(model: str | None) -> ResolvedModel:
         return ResolvedModel(path, name, f"{'folder' if path.is_dir() else 'file'} {path}")
     raise StartupError(
         f"there is no model at {model}",
-        "give a .pth or .safetensors file, an HF-layout folder, or hf:org/repo[/file][@revision]",
+        "give a .pth or .safetensors file, an HF-layout folder, or hf:org/repo[/file][@revision]; "
+        "`rookery pull` lists published ones",
         exit_code=2,
     )
 

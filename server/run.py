@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 import resource
 import socket
 import sys
@@ -84,7 +85,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
+        cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise StartupError(
             f"cannot listen on {host}:{port}: {cause}", "choose another --host or --port, or stop what listens there"
         ) from error

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from rookery.clients.chat import talk
 from rookery.clients.client import Client, Measures, ServerError
 from rookery.clients.terminal.conversation import Conversation, ConversationError
 from rookery.clients.terminal.markdown import AnswerView, finished_blocks, printable
@@ -177,7 +178,17 @@ def _screen(output: str) -> str:
 class _Odd(http.server.BaseHTTPRequestHandler):
     """A server with manners of its own."""
 
+    loading = 2
+    """How often it is asked for its models before it has them."""
+
     def do_GET(self) -> None:
+        if self.path.startswith("/late"):
+            type(self).loading -= 1
+            if self.loading >= 0:
+                self._send(503, "application/json", b'{"error": {"message": "still loading"}}')
+            else:
+                self._send(200, "application/json", b'{"data": [{"id": "late"}]}')
+            return
         self._send(200, "application/json", b'{"data": []}' if self.path.startswith("/none") else b"<html>")
 
     def do_POST(self) -> None:
@@ -218,6 +229,12 @@ def test_servers_without_usage_and_with_other_names(odd: str) -> None:
     pieces = list(Client(odd).chat("m", [{"role": "user", "content": "?"}], {}, measures))
     assert [(piece.text, piece.thought) for piece in pieces] == [("hm", True), ("yes", False)]
     assert (measures.chunks, measures.completion_tokens, measures.finish) == (2, None, "stop")
+
+
+def test_a_server_that_loads_is_waited_for(odd: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert talk(f"{odd}/late/v1", None, question="there?", options={}) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("HTTP 503: still loading; waiting for it") == 1 and "yes" in shown.out
 
 
 def test_errors_say_what_the_server_said(odd: str) -> None:
