@@ -1,7 +1,7 @@
 """Every setting of `rookery serve`: its default and unit, read once from flags, `ROOKERY_…` variables or a TOML file.
 
 The dataclass is the single source: cyclopts makes the flags, the environment names and the help of it, and
-`docs/configuration.md` is generated from it.
+`docs/reference.md` is generated from it.
 """
 
 from __future__ import annotations
