@@ -18,7 +18,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
 from .. import __version__
@@ -41,6 +40,7 @@ from .config import Config
 from .edge.answers import error_headers
 from .edge.body import BodyGuard
 from .edge.context import RequestContext
+from .edge.cors import Cors
 from .edge.gate import Gate, GateKeeper
 from .engine.client import EngineClient
 from .errors import InvalidRequest, MethodNotAllowed, NotFound, NotReady, RookeryError, StartupError
@@ -96,7 +96,7 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
     app.add_middleware(GateKeeper, gate=app.state.gate)
     if config.cors_origin:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=list(config.cors_origin),
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],

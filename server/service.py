@@ -47,6 +47,8 @@ class ServedModel:
     template: ChatTemplate
     longest_token: int
     """Bytes of the longest token: a text of n characters has at least n / longest_token tokens."""
+    uncounted_ids: tuple[int, ...]
+    """Tokens that decaying penalties do not count."""
 
     @classmethod
     def load(cls, config: Config, model_path: Path, info: EngineInfo) -> ServedModel:
@@ -64,6 +66,7 @@ class ServedModel:
                 config.chat_template, model_path=model_path, version=info.version, vocab_size=info.vocab_size
             ),
             longest_token=max(len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)) or 1,
+            uncounted_ids=tuple(id for id in range(tokenizer.vocab_size) if _uncounted(tokenizer.token_bytes(id))),
         )
 
     @property
@@ -75,6 +78,11 @@ class ServedModel:
     def system_fingerprint(self) -> str:
         """`system_fingerprint` of every answer: equal weights answer equally."""
         return f"fp_{self.info.fingerprint[:12]}"
+
+
+def _uncounted(token: bytes) -> bool:
+    """Space, tab and digits, as the reference has it (`generate` of the `rwkv` package): numbers and layout repeat."""
+    return len(token) > 0 and token in b" \t0123456789"
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,13 +55,23 @@ async def test_the_same_seed_gives_the_same_answer_streamed_or_whole(client: htt
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_choices_differ_and_the_first_equals_its_solo_run(client: httpx.AsyncClient) -> None:
-    fields: dict[str, Any] = {"prompt": "Once", "max_tokens": 16, "seed": 5, "return_token_ids": True}
-    four = (await post(client, TEXT, n=4, **fields))["choices"]
-    tokens = [tuple(choice["token_ids"]) for choice in four]
-    assert len(set(tokens)) == 4
-    alone = (await post(client, TEXT, **fields))["choices"][0]
-    assert tuple(alone["token_ids"]) == tokens[0]
+@pytest.mark.parametrize("path", [TEXT, CHAT])
+async def test_choices_differ_and_none_depends_on_the_others(client: httpx.AsyncClient, path: str) -> None:
+    """Choice k of four is choice k of k + 1, the only other way to ask for it; streamed and whole."""
+    fields: dict[str, Any] = {"max_tokens": 12, "seed": 5, "return_token_ids": True}
+    fields |= {"prompt": "Once"} if path == TEXT else {"messages": USER}
+    four = (await post(client, path, n=4, **fields))["choices"]
+    tokens = [choice["token_ids"] for choice in four]
+    assert len(set(map(tuple, tokens))) == 4
+    for n in (1, 2, 3):
+        fewer = (await post(client, path, n=n, **fields))["choices"]
+        assert [choice["token_ids"] for choice in fewer] == tokens[:n]
+    answer = await client.post(path, json={"model": MODEL, "stream": True, "n": 4, **fields})
+    streamed: dict[int, list[int]] = {index: [] for index in range(4)}
+    for chunk in chunks_of(answer.text):
+        for choice in chunk["choices"]:
+            streamed[choice["index"]] += choice.get("token_ids", [])
+    assert list(streamed.values()) == tokens
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -153,6 +153,10 @@ async def test_a_configured_origin_is_allowed_without_a_key_in_the_preflight() -
         assert (await api.client.post("/v1/completions", json={}, headers=headers)).status_code == 401
         evil = await api.client.get("/health", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in evil.headers
+        foreign = {**headers, "Origin": "https://evil.example"}
+        refused = await api.client.options("/v1/chat/completions", headers=foreign)
+        assert refused.status_code == 400 and refused.json()["error"]["type"] == "invalid_request_error"
+        assert "access-control-allow-origin" not in refused.headers
 
 
 async def test_a_closed_gate_refuses_everything_but_health() -> None:

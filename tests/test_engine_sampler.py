@@ -128,13 +128,15 @@ def test_a_seed_repeats_and_a_resumed_choice_goes_on_in_its_stream() -> None:
 def test_penalties_follow_the_formulas(
     presence: float, frequency: float, decay: float, repetition: float, seed: int
 ) -> None:
-    """A transcription of the reference loop: subtract, draw, decay every count, add one to the token drawn."""
+    """A transcription of the reference loop: subtract, draw, decay every count, add one to the token drawn, or nothing
+    where it is one of those not counted."""
     setting = params(
         temperature=0,
         presence_penalty=presence,
         frequency_penalty=frequency,
         penalty_decay=decay,
         repetition_penalty=repetition,
+        uncounted_ids=(1, 4),
     )
     choice, occurrence = ChoiceSampling(setting), dict[int, float]()
     for step in range(12):
@@ -148,7 +150,7 @@ def test_penalties_follow_the_formulas(
         assert float(expected[token]) >= float(expected.max()) - 1e-5
         for seen in occurrence:
             occurrence[seen] *= decay
-        occurrence[token] = occurrence.get(token, 0.0) + 1
+        occurrence[token] = occurrence.get(token, 0.0) + (0 if token in (1, 4) else 1)
 
 
 def test_penalty_counts_are_bounded_by_the_vocabulary() -> None:

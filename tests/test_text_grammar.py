@@ -300,6 +300,28 @@ def test_calls_after_thoughts_and_several_calls() -> None:
     assert not admits(runner, ' put\n```python\ntool_call("x"=true)\n```')
 
 
+OPEN = {"type": "object", "properties": {"at": {"type": "object", "properties": {"x": {"type": "integer"}}}}}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "arguments", "admitted"),
+    [
+        (OPEN, '{"at":{"x":1}}', True),
+        (OPEN, '{"at":{"x":1},"more":2}', False),
+        (OPEN, '{"at":{"x":1,"y":2}}', False),
+        ({**OPEN, "additionalProperties": True}, '{"at":{"x":1},"more":2}', True),
+        ({"type": "object"}, '{"more":2}', True),
+        ({"allOf": [OPEN, {"properties": {"more": {"type": "integer"}}}]}, '{"at":{"x":1},"more":2}', True),
+        ({}, "{}", True),
+        ({}, '{"more":2}', False),
+    ],
+)
+def test_a_demanded_call_invents_no_arguments(parameters: dict[str, Any], arguments: str, admitted: bool) -> None:
+    grammar = tool_grammar([Tool("put", "", parameters)], "required", tool_prompt("g1", "required"))
+    assert grammar is not None
+    assert admits(grammar, f'\n{{"name":"put","arguments":{arguments}}}\n```') is admitted
+
+
 def test_free_choice_has_no_grammar() -> None:
     assert tool_grammar(TOOLS, "auto", tool_prompt("g1", "auto")) is None
     assert tool_grammar(TOOLS, "none", tool_prompt("g1", "none")) is None

@@ -45,6 +45,7 @@ async def create_chat_completion(body: ChatBody, request: Request, session: Sess
             max_tokens=max_tokens,
             vocab_size=model.vocab_size,
             end_token=model.tokenizer.eos_token_id,
+            uncounted_ids=model.uncounted_ids,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             grammar=await service.check(constraint),
         )

@@ -35,6 +35,7 @@ async def create_completion(body: CompletionBody, request: Request, session: Ses
         max_tokens=service.completion_limit(body.max_tokens, default=DEFAULT_MAX_TOKENS, param="max_tokens"),
         vocab_size=model.vocab_size,
         end_token=model.tokenizer.eos_token_id,
+        uncounted_ids=model.uncounted_ids,
         logprobs=body.logprobs if body.best_of in (None, body.choices) else body.logprobs or 0,
         prompt_logprobs=body.logprobs if body.echo else None,
         grammar=await service.check(constraint),

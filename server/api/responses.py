@@ -161,6 +161,7 @@ async def _start(body: ResponseBody, request: Request, service: Service, runs: R
         max_tokens=max_tokens,
         vocab_size=model.vocab_size,
         end_token=model.tokenizer.eos_token_id,
+        uncounted_ids=model.uncounted_ids,
         logprobs=body.logprobs,
         grammar=await service.check(constraint),
     )

@@ -181,6 +181,7 @@ class GenerationBody(Body):
         max_tokens: int,
         vocab_size: int,
         end_token: int | None,
+        uncounted_ids: tuple[int, ...] = (),
         logprobs: int | None = None,
         prompt_logprobs: int | None = None,
         grammar: str | None = None,
@@ -191,6 +192,7 @@ class GenerationBody(Body):
             max_tokens: completion tokens at most, already checked against the server's limit.
             vocab_size: ids below it have text; others are never drawn and cannot be named.
             end_token: drawn, it ends a choice unless `ignore_eos`.
+            uncounted_ids: left out of the counts of penalties that decay; with `penalty_decay` 1 all is counted.
             grammar: serialised, made of whichever field asked for one.
 
         Raises:
@@ -206,6 +208,7 @@ class GenerationBody(Body):
         if end_token is not None and not self.ignore_eos:
             stop_tokens.add(end_token)
         penalised = bool(self.presence_penalty or self.frequency_penalty)
+        decay = _or(self.penalty_decay, REFERENCE_DECAY) if penalised else 1.0
         return SamplingParams(
             max_tokens=max_tokens,
             min_tokens=self.min_tokens or 0,
@@ -217,7 +220,8 @@ class GenerationBody(Body):
             sampling_order=self.sampling_order or "temperature_first",
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
-            penalty_decay=_or(self.penalty_decay, REFERENCE_DECAY) if penalised else 1.0,
+            penalty_decay=decay,
+            uncounted_ids=uncounted_ids if decay != 1 else (),
             repetition_penalty=_or(self.repetition_penalty, 1.0),
             logit_bias=bias,
             seed=secrets.randbits(63) if self.seed is None else self.seed % 2**63,

@@ -38,6 +38,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     penalty_decay: float = 1.0
     """Each step multiplies every token's count by this (the reference code uses 0.996)."""
+    uncounted_ids: tuple[int, ...] = ()
+    """Drawing one of these adds nothing to its count, so only `presence_penalty` bears on it."""
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = field(default_factory=dict)
     seed: int = 0

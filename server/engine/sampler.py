@@ -63,6 +63,7 @@ class ChoiceSampling:
         self.drawn = drawn
         self.penalized = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
         self.truncated = params.top_k > 0 or params.top_p < 1 or params.min_p > 0 or params.typical_p < 1
+        self._uncounted = frozenset(params.uncounted_ids)
         self._positions: dict[int, int] = {}
         self._ids = torch.empty(16 if self.penalized else 0, dtype=torch.int64)
         self._counts = torch.empty(16 if self.penalized else 0, dtype=torch.float64)
@@ -101,22 +102,23 @@ class ChoiceSampling:
         return self._uniforms[offset]
 
     def advance(self, token_id: int) -> None:
-        """Count a token that was drawn: every count decays, then this one gains 1."""
+        """Count a token that was drawn: every count decays, then this one gains 1, unless it is not counted."""
         self.drawn += 1
         if not self.penalized:
             return
         m = len(self._positions)
         if self.params.penalty_decay != 1:
             self._counts[:m] *= self.params.penalty_decay
+        gain = 0 if token_id in self._uncounted else 1
         position = self._positions.setdefault(token_id, m)
         if position < m:
-            self._counts[position] += 1
+            self._counts[position] += gain
             return
         if m == len(self._ids):
             self._ids = torch.cat([self._ids, torch.empty_like(self._ids)])
             self._counts = torch.cat([self._counts, torch.empty_like(self._counts)])
         self._ids[m] = token_id
-        self._counts[m] = 1
+        self._counts[m] = gain
 
 
 class Sampler:

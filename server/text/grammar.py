@@ -29,6 +29,7 @@ SPACE = r"( |\r?\n[ \t]{0,40})"
 """Between the tokens of JSON, or nothing: a space, or a line break and its indentation. Unbounded, it is where a model
 that does not know what to say goes on until it is cut."""
 
+_COMBINED = ("anyOf", "oneOf", "$ref")
 _BARE = Prompt("")
 
 
@@ -196,7 +197,25 @@ def _keyword_rules(index: int, tool: Tool) -> str:
 
 def _arguments_schema(tool: Tool) -> str:
     """The tool's parameters as a schema of an object."""
-    return json.dumps(_spaced({"type": "object", **tool.parameters}))
+    schema = {"type": "object", **(tool.parameters or {"properties": {}})}
+    combines = '"allOf"' in json.dumps(schema)  # what one schema of several leaves open, another may name
+    return json.dumps(_spaced(schema if combines else _closed(schema)))
+
+
+def _closed(schema: Json) -> Json:
+    """The schema with objects that list their properties and say nothing of others closed to others, as OpenAI's
+    strict mode has them: a weak model would go on inventing some. Where schemas are combined it stays as it is."""
+    if not isinstance(schema, Mapping) or any(key in schema for key in _COMBINED):
+        return schema
+    closed = dict(schema)
+    for key in ("properties", "$defs", "definitions"):
+        if isinstance(schema.get(key), Mapping):
+            closed[key] = {name: _closed(value) for name, value in schema[key].items()}
+    if "items" in schema:
+        closed["items"] = _closed(schema["items"])
+    if "properties" in schema and "patternProperties" not in schema:
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def _spaced(schema: Mapping[str, Json]) -> dict[str, Json]:

@@ -18,7 +18,7 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call; `parameters` is a JSON schema of its arguments object."""
+    """A function the model may call; `parameters` is a JSON schema of its arguments object, {} for no arguments."""
 
     name: str
     description: str = ""
