@@ -12,7 +12,7 @@ from ..service import Constraint
 from ..text import tools
 from ..text.chat_template import Message, Prompt
 from ..text.grammar import response_grammar, tool_grammar
-from .schemas import PLAIN, Body, GenerationBody, Refused
+from .schemas import PLAIN, WORD_OR_OBJECT, Body, GenerationBody, Refused, ToolWord
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 JsonObject = dict[str, Any]
@@ -140,14 +140,7 @@ class NamedTool(Body):
     function: NamedFunction
 
 
-def _word_or_object(value: Any) -> str:
-    return "object" if isinstance(value, dict) else "word"
-
-
-ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedTool, Tag("object")],
-    Discriminator(_word_or_object),
-]
+ToolChoice = Annotated[ToolWord | Annotated[NamedTool, Tag("object")], WORD_OR_OBJECT]
 
 
 class JsonSchemaFormat(Body):

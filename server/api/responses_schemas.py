@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, Tag, model_validator
 
 from ..chat import Chat
 from ..errors import InvalidRequest, UnsupportedParameter
@@ -17,7 +17,7 @@ from ..text.grammar import response_grammar, tool_grammar
 from ..text.schema_limits import check_schema
 from .chat_schemas import FunctionTool, JsonObject, Name
 from .item_schemas import Input, InputItem, MessageItem, stored
-from .schemas import PLAIN, Body, GenerationBody, Refused, StreamOptions
+from .schemas import PLAIN, WORD_OR_OBJECT, Body, GenerationBody, Refused, StreamOptions, ToolWord
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
@@ -67,14 +67,7 @@ class NamedFunction(Body):
     name: Name
 
 
-def _word_or_object(value: Any) -> str:
-    return "word" if isinstance(value, str) else "object"
-
-
-ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedFunction, Tag("object")],
-    Discriminator(_word_or_object),
-]
+ToolChoice = Annotated[ToolWord | Annotated[NamedFunction, Tag("object")], WORD_OR_OBJECT]
 
 
 class TextFormat(Body):
@@ -131,9 +124,7 @@ class NamedConversation(Body):
     id: Id
 
 
-ConversationField = Annotated[
-    Annotated[Id, Tag("word")] | Annotated[NamedConversation, Tag("object")], Discriminator(_word_or_object)
-]
+ConversationField = Annotated[Annotated[Id, Tag("word")] | Annotated[NamedConversation, Tag("object")], WORD_OR_OBJECT]
 
 
 class ResponseBody(GenerationBody):

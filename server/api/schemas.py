@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from fastapi import Header
 from pydantic import (
@@ -62,6 +62,16 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 def _one_or_many(value: Any) -> str:
     return "many" if isinstance(value, list) else "one"
+
+
+def _word_or_object(value: Any) -> str:
+    return "object" if isinstance(value, dict) else "word"
+
+
+WORD_OR_OBJECT = Discriminator(_word_or_object)
+"""Which branch of a field is meant that takes both."""
+ToolWord = Annotated[Literal["none", "auto", "required"], Tag("word")]
+"""`tool_choice` without a name."""
 
 
 Stop = Annotated[

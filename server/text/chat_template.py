@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ..errors import StartupError
+from ..errors import InvalidRequest, StartupError
 from .tools import Tool, ToolCall, ToolChoice, ToolDialect
 
 Thinking = Literal["none", "open", "closed"]
@@ -91,6 +91,16 @@ class ChatTemplate(Protocol):
             InvalidRequest: a role or option that does not exist, or a combination the template cannot write.
         """
         ...
+
+
+def check_continued(messages: Sequence[Message], continue_final: bool) -> None:
+    """Whether there is something to continue, where that is asked for.
+
+    Raises:
+        InvalidRequest: the last message is not the assistant's.
+    """
+    if continue_final and (not messages or messages[-1].role != "assistant"):
+        raise InvalidRequest("only an assistant message that is last can be continued", param="continue_final_message")
 
 
 def load_template(choice: str | None, *, model_path: Path, version: str, vocab_size: int) -> ChatTemplate:

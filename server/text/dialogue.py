@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import InvalidRequest, UnsupportedParameter
-from .chat_template import Message, Prompt, Thinking
+from .chat_template import Message, Prompt, Thinking, check_continued
 from .cleaning import clean, guard, normal_newlines
 from .reasoning import strip_reasoning
 from .tools import DIALECTS, Tool, ToolChoice, ToolDialect
@@ -95,10 +95,7 @@ class DialogueTemplate:
         options: Mapping[str, Any] = {},
     ) -> Prompt:
         """See `ChatTemplate.render`."""
-        if continue_final and (not messages or messages[-1].role != "assistant"):
-            raise InvalidRequest(
-                "only an assistant message that is last can be continued", param="continue_final_message"
-            )
+        check_continued(messages, continue_final)
         effort = read_effort(reasoning_effort, options, thinks=self.thinks)
         dialect = choose_dialect(options, self.default_dialect) if tools and tool_choice != "none" else None
         writer = _Writer(

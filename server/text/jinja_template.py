@@ -14,7 +14,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import InvalidRequest, StartupError
-from .chat_template import Message, Prompt, Thinking
+from .chat_template import Message, Prompt, Thinking, check_continued
 from .dialogue import choose_dialect
 from .tools import Tool, ToolChoice, ToolDialect, parse_arguments
 
@@ -109,10 +109,7 @@ class JinjaTemplate:
         options: Mapping[str, Any] = {},
     ) -> Prompt:
         """See `ChatTemplate.render`."""
-        if continue_final and (not messages or messages[-1].role != "assistant"):
-            raise InvalidRequest(
-                "only an assistant message that is last can be continued", param="continue_final_message"
-            )
+        check_continued(messages, continue_final)
         dialect = choose_dialect(options, "g1") if tools and tool_choice != "none" else None
         turns = list(messages)
         if dialect is not None and not self._lists_tools:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InvalidRequest, UnsupportedParameter
-from .chat_template import Message, Prompt
+from .chat_template import Message, Prompt, check_continued
 from .cleaning import clean, guard, normal_newlines
 from .dialogue import ROLES, read_effort
 from .tools import Tool, ToolChoice
@@ -42,10 +42,7 @@ class BlockTemplate:
         """See `ChatTemplate.render`."""
         if tools and tool_choice != "none":
             raise UnsupportedParameter(f"the chat template {self.name} cannot call tools", param="tools")
-        if continue_final and (not messages or messages[-1].role != "assistant"):
-            raise InvalidRequest(
-                "only an assistant message that is last can be continued", param="continue_final_message"
-            )
+        check_continued(messages, continue_final)
         read_effort(reasoning_effort, options, thinks=False)
         raw = bool(options.get("raw", False))
         text = self.introduction
