@@ -9,10 +9,11 @@ STAMP := $(VENV)/.installed
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml setup.py $(wildcard kernels/cpu/*.[ch])
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade "pip>=24"
-	$(BIN)/pip install --quiet --editable ".[test]"
-	touch $@
+	@echo "Installing Rookery, PyTorch and the rest into $(VENV): some minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --quiet --upgrade "pip>=24"
+	@$(BIN)/pip install --quiet --quiet --editable ".[test]"
+	@touch $@
 
 serve: setup
 	$(BIN)/rookery serve $(ROOKERY_MODEL)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -25,10 +28,7 @@ from .service import ServedModel
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 _PHASES = {"loading": "reading the weights", "warming_up": "warming up"}
 
-DEMO = (
-    "a small demonstration model: it chats and remembers what it is told, but knows next to nothing of the world. "
-    "`rookery pull` lists real ones"
-)
+DEMO = "a small demonstration model: it chats and remembers what it is told, but knows next to nothing of the world"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,10 @@ class Screen:
             ("API", f"{self._url}/v1 ({access})"),
             ("web chat", f"{self._url}/"),
             ("reference", f"{self._url}/docs"),
-            ("terminal", f"rookery chat --base-url {self._url}"),
+            ("terminal", f"{command()} chat --base-url {self._url}"),
         ]
         if self.model.demo:
-            rows.insert(1, ("", DEMO))
+            rows.insert(1, ("", f"{DEMO}. `{command()} pull` lists real ones"))
         return rows
 
     def _curl(self) -> str:
@@ -104,6 +104,16 @@ class Screen:
         quoted = json.dumps(body).replace("'", "'\\''")
         key = ' -H "Authorization: Bearer $ROOKERY_API_KEY"' if self._needs_key else ""
         return f"curl {self._url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{quoted}'"
+
+
+def command() -> str:
+    """How `rookery` is called from here: by its name alone only where the shell finds it."""
+    if shutil.which("rookery"):
+        return "rookery"
+    own = Path(sys.executable).with_name("rookery")
+    if not own.is_file():
+        return "python -m rookery.server"
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
 
 
 def _count(number: int) -> str:

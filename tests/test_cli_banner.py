@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rookery.server.banner import DEMO, Screen
+from rookery.server.banner import DEMO, Screen, command
 from rookery.server.config import Config
 from rookery.server.resolve import ResolvedModel
 
@@ -65,6 +65,21 @@ def test_what_others_can_reach_is_said(host: str, url: str) -> None:
     text = banner(Config(served_model_name=("m",), host=host, api_key=("secret",)))
     assert f"{url}/v1 (with an API key, reachable from other machines)" in text
     assert "Bearer $ROOKERY_API_KEY" in text and "secret" not in text
+
+
+def test_the_command_is_named_as_it_can_be_called_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / ".venv/bin/rookery"
+    program.parent.mkdir(parents=True)
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setattr("sys.executable", str(program.with_name("python")))
+    monkeypatch.chdir(tmp_path)
+    assert command() == "python -m rookery.server"
+    program.touch(mode=0o755)
+    assert command() == "rookery"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert command() == ".venv/bin/rookery"
+    monkeypatch.chdir("/")
+    assert command() == str(program)
 
 
 def test_a_name_with_quotes_stays_one_argument() -> None:
