@@ -78,7 +78,10 @@ def test_the_command_is_named_as_it_can_be_called_from_here(tmp_path: Path, monk
     assert command() == "rookery"
     monkeypatch.setenv("PATH", "/nowhere")
     assert command() == ".venv/bin/rookery"
-    monkeypatch.chdir("/")
+    monkeypatch.chdir(program.parent.parent)
+    assert command() == "bin/rookery"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert command() == str(program)
 
 

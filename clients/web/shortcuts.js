@@ -34,9 +34,13 @@ export const SHORTCUTS = [
   { keys: ["↑"], does: "Edit the last message (in the empty box)" },
   {
     keys: ["Esc"],
-    does: "Stop the reply",
+    does: "Stop the reply, or close what lies over the chat",
     matches: (event) => event.key === "Escape" && !document.querySelector("dialog[open]"),
-    run: () => (get().drawer ? set({ drawer: false }) : stop(get().currentId)),
+    run() {
+      const { drawer, panel, currentId } = get();
+      if (drawer || (panel && panelCovers())) set({ drawer: false, panel: null });
+      else stop(currentId);
+    },
   },
   {
     keys: ["Mod", "Shift", "O"],

@@ -189,6 +189,10 @@ def test_what_lies_over_the_chat_takes_the_keyboard(chat: Chat) -> None:
     expect(page.get_by_role("heading", name="Memory")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Memory")).to_be_focused()
+    page.get_by_role("button", name="Memory").click()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("complementary", name="Memory")).to_have_count(0)
 
 
 def test_the_page_waits_for_the_model(page: Page, watch: Watch, running: ApiServer, engine: ScriptedEngine) -> None:

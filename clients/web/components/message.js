@@ -127,11 +127,14 @@ function Failure({ turn, busy }) {
   </div>`;
 }
 
+const MEASURABLE_MS = 10; // a reply that came in fewer came in one piece: that is the network's speed
+
 /** @param {{turn: Turn}} props */
 function Facts({ turn: { stats, finish } }) {
   const facts = [];
   const drawn = stats?.usage?.completion_tokens ?? 0;
-  if (stats && drawn > 1 && stats.decodeMs > 0) facts.push(`${(((drawn - 1) / stats.decodeMs) * 1000).toFixed(1)} tokens/s`);
+  const speed = stats && drawn > 1 && stats.decodeMs > MEASURABLE_MS ? ((drawn - 1) / stats.decodeMs) * 1000 : 0;
+  if (speed) facts.push(`${speed.toFixed(speed < 100 ? 1 : 0)} tokens/s`);
   if (stats) facts.push(`first after ${inSeconds(stats.ttftMs)}`);
   if (stats?.usage) {
     const { prompt_tokens, prompt_tokens_details } = stats.usage;
