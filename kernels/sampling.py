@@ -125,6 +125,8 @@ def truncate(weights: Tensor, total: Tensor, settings: Truncation) -> Tensor:
     Returns: [n, c] bool; at least one token of each row.
     """
     column = Truncation(*(getattr(settings, name).unsqueeze(-1) for name in Truncation.__slots__))
+    if not bool(((settings.top_k > 0) | (settings.typical_p < 1)).any()):
+        return _truncate_by_value(weights, total, column)
     ordered, order = weights.sort(dim=-1, descending=True, stable=True)  # stable: equal weights stay in id order
     ordered = ordered.double()
     rank = torch.arange(weights.shape[-1], device=weights.device)
@@ -147,6 +149,20 @@ def truncate(weights: Tensor, total: Tensor, settings: Truncation) -> Tensor:
         keep &= (surprise <= cutoff) | (column.typical_p >= 1)
     keep &= ordered > 0  # padding, and what is too unlikely for float32
     return torch.zeros_like(keep).scatter(-1, order, keep)
+
+
+def _truncate_by_value(weights: Tensor, total: Tensor, column: Truncation) -> Tensor:
+    """`truncate` by top-p and min-p alone: values decide, so nothing has to be known of their places."""
+    if weights.device.type == "cpu":
+        ordered = weights.clone()
+        ordered.numpy().sort(axis=-1)  # many times faster than torch's
+        ordered = ordered.flip(-1).double()
+    else:
+        ordered = weights.sort(dim=-1, descending=True).values.double()
+    cutoff = ordered.gather(-1, _reached(ordered.cumsum(-1), column.top_p * total.unsqueeze(-1)))
+    keep = (weights >= cutoff) | (column.top_p >= 1)
+    keep &= weights >= column.min_p * ordered[:, :1]
+    return keep & (weights > 0)
 
 
 def _reached(mass: Tensor, wanted: Tensor) -> Tensor:
@@ -228,6 +244,8 @@ def _candidates(
             probability /= 4
         floor = max(floor, peak + scale * math.log(max(probability, certain, 1e-300) * total))
     floor -= scale * 1e-4  # room for rounding again: too many candidates do no harm
+    if top_k == 0 and 2 * int((maxima >= floor).sum()) > len(maxima):  # picking them out would cost more than it saves
+        return torch.arange(vocab_size, device=logits.device), logits, total
     near = (maxima >= floor).nonzero() * _NEIGHBOURS + torch.arange(_NEIGHBOURS, device=logits.device)
     values = logits[near.clamp(max=vocab_size - 1)]
     enough = (values >= floor) & (near < vocab_size)

@@ -27,7 +27,7 @@ from .text.tokenizer import Tokenizer, load_tokenizer
 _INLINE_CHARS = 8192
 """Longer texts are tokenised in a thread: the event loop serves everybody."""
 _CHECKED_GRAMMARS = 1024
-"""Digests of grammars that are known to compile."""
+"""Digests of grammars of which it is known whether they compile."""
 _DOCUMENT_START = 0
 """What an empty prompt is: token 0 begins every document RWKV was trained on."""
 
@@ -104,7 +104,7 @@ class Service:
         self.engine = engine
         self.metrics = metrics
         self._model: ServedModel | None = None
-        self._checked: dict[bytes, None] = {}
+        self._checked: dict[bytes, InvalidRequest | None] = {}
         self._compiler = asyncio.Semaphore(1)
         self._loading: asyncio.Task[ServedModel] | None = None
 
@@ -247,21 +247,33 @@ class Service:
         return ids
 
     async def check(self, constraint: Constraint | None) -> str | None:
-        """Its grammar, once it is known to compile: off the event loop, one at a time, and once for the same one.
+        """Its grammar, once it is known to compile: off the event loop, one at a time, and once for the same one, also
+        where it does not.
 
         Raises:
             InvalidRequest: it does not compile within the limits.
         """
         if constraint is None:
             return None
-        digest = sha256(constraint.grammar.encode()).digest()
+        digest = sha256(f"{constraint.param} {constraint.grammar}".encode()).digest()
         if digest not in self._checked:
             async with self._compiler:
-                await asyncio.to_thread(check_grammar, self.model.tokenizer, constraint.grammar, param=constraint.param)
-            self._checked[digest] = None
+                if digest not in self._checked:  # nobody did it while this one waited
+                    self._checked[digest] = await asyncio.to_thread(self._fault, constraint)
             if len(self._checked) > _CHECKED_GRAMMARS:
                 del self._checked[next(iter(self._checked))]
+        fault = self._checked[digest]
+        if fault is not None:
+            raise InvalidRequest(fault.message, param=fault.param, code=fault.code)
         return constraint.grammar
+
+    def _fault(self, constraint: Constraint) -> InvalidRequest | None:
+        """What is wrong with a grammar."""
+        try:
+            check_grammar(self.model.tokenizer, constraint.grammar, param=constraint.param)
+        except InvalidRequest as fault:
+            return fault
+        return None
 
     def completion_limit(self, asked: int | None, *, default: int | None = None, param: str) -> int:
         """Completion tokens a choice may have.

@@ -10,7 +10,8 @@ import pytest
 from llguidance import LLMatcher
 from pydantic import BaseModel
 
-from rookery.server.text.tokenizer import ByteTokenizer
+from rookery.server.text.grammar import check_grammar
+from rookery.server.text.tokenizer import ByteTokenizer, Tokenizer
 
 from .api_server import END, MODEL, Api, api_in_process, says
 from .test_api_tools import TOOLS
@@ -110,6 +111,21 @@ async def test_the_same_grammar_is_compiled_once(api: Api, monkeypatch: pytest.M
         await api.complete(regex="a+")
     await api.complete(regex="b+")
     assert len(compiled) == 2
+
+
+async def test_a_grammar_that_is_given_up_costs_its_work_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rookery.server import service
+
+    compiled: list[str] = []
+
+    def compile_(tokenizer: Tokenizer, grammar: str, *, param: str) -> None:
+        compiled.append(grammar)
+        check_grammar(tokenizer, grammar, param=param)
+
+    monkeypatch.setattr(service, "check_grammar", compile_)
+    first, again = [await api.refused(TEXT, prompt="hi", regex="(") for _ in range(2)]
+    assert first == again and first["param"] == "regex"
+    assert len(compiled) == 1
 
 
 async def test_constrained_streams_equal_whole_answers(api: Api) -> None:

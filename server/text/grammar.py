@@ -8,6 +8,7 @@ which takes up to seconds for the worst grammar the limits admit, so it belongs 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,8 +22,9 @@ from .tools import Json, NamedTool, Tool, ToolChoice, ToolDialect, compact
 
 MAX_REGEX_CHARS = 4096
 MAX_GRAMMAR_CHARS = 32 * 1024
-MAX_INTERSECTIONS = 8
-"""`&` and `~` of a Lark grammar: each may double the automaton."""
+MAX_INTERSECTIONS = 2
+"""`&` and `~` of a Lark grammar: each may multiply the automaton. Four make seconds of work, two half a second."""
+_LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/')
 MAX_CALLS = 16
 """Calls a demanded tool turn may hold."""
 SPACE = r"( |\r?\n[ \t]{0,40})"
@@ -77,7 +79,8 @@ def lark_grammar(grammar: str, prompt: Prompt = _BARE) -> str:
     """
     if len(grammar) > MAX_GRAMMAR_CHARS:
         raise InvalidRequest(f"a grammar may have at most {MAX_GRAMMAR_CHARS} characters", param="grammar")
-    if grammar.count("&") + grammar.count("~") > MAX_INTERSECTIONS:
+    operators = _LITERAL.sub("", grammar)
+    if operators.count("&") + operators.count("~") > MAX_INTERSECTIONS:
         raise InvalidRequest(f"a grammar may have at most {MAX_INTERSECTIONS} & and ~", param="grammar")
     try:
         lark = grammar_from("grammar", grammar)
@@ -122,7 +125,11 @@ def check_grammar(tokenizer: Tokenizer, grammar: str, *, param: str) -> None:
 
 
 def grammar_limits() -> LLParserLimits:
-    """Bounds of one compilation and of one mask: tens of milliseconds of work each, most kinds of it."""
+    """Bounds of one compilation and of one mask: tens of milliseconds of work each, most kinds of it.
+
+    It happens at the door, one at a time and once for the same grammar, and again on the engine's compile threads for
+    what has passed.
+    """
     return LLParserLimits(
         max_items_in_row=2000,
         initial_lexer_fuel=1_000_000,
