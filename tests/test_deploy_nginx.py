@@ -85,6 +85,20 @@ def test_a_session_stays_on_one_server(setup: tuple[str, list[ServerProcess]]) -
     assert set(homes) == {0, 1}  # not all on the same
 
 
+def test_a_session_and_its_forks_are_on_one_server(setup: tuple[str, list[ServerProcess]]) -> None:
+    """The header leads there and names the session; a fork is named in the body, under the same header."""
+    url, _ = setup
+    for home in (f"home{number}" for number in range(6)):
+        complete(url, home)
+        with httpx.Client(base_url=f"{url}/v1", headers={"x-session-id": home}, timeout=60) as client:
+            client.post(f"/sessions/{home}/fork", json={"id": f"{home}-fork"}).raise_for_status()
+            body = {"model": MODEL, "prompt": "hi", "max_tokens": 1, "session_id": f"{home}-fork"}
+            for _ in range(2):
+                client.post("/completions", json=body).raise_for_status()
+            turns = [client.get(f"/sessions/{id}").raise_for_status().json()["turns"] for id in (home, f"{home}-fork")]
+        assert turns == [1, 3]
+
+
 def test_requests_without_a_session_go_to_both(setup: tuple[str, list[ServerProcess]]) -> None:
     url, servers = setup
     before = [completions(server) for server in servers]
