@@ -26,7 +26,8 @@ class Answer:
         tools: splits calls from the content; None where there are no tools.
         strip_space: drop one space before the content: it belongs to templates that end in "Assistant:".
         strip_end: where the model ends the turn itself, drop the newlines held back for a stop string: the separator
-            of turns, after which the next heading did not come.
+            of turns, after which the next heading did not come. Where the limit cuts a heading off just before its
+            colon, drop the heading.
         one_call: end before a second tool call.
 
     Attributes:
@@ -50,6 +51,7 @@ class Answer:
         self.ended = False
         self.characters = 0
         self.cut = False
+        self._stop = frozenset(stop)
         self._detokenizer = Detokenizer(tokenizer)
         self._scanner = StopScanner(stop)
         self._reasoning = reasoning
@@ -74,10 +76,15 @@ class Answer:
         pieces = self._read(self._detokenizer.flush())
         if not self.ended:
             held = self._scanner.flush()
-            text = held.rstrip("\n") if closed and self._strip_end else held
+            text = self._without_separator(held, closed) if self._strip_end else held
             self.cut = len(text) < len(held)
             pieces += self._split(self._let_through(text), final=True)
         return pieces
+
+    def _without_separator(self, held: str, closed: bool) -> str:
+        if closed:
+            return held.rstrip("\n")
+        return "" if f"{held}:" in self._stop else held
 
     def _read(self, text: str) -> list[Piece]:
         if self.ended or not text:

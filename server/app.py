@@ -136,6 +136,8 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
     fault = error.errors()[0]
     param = _field(fault["loc"], error.body, missing=fault["type"] == "missing")
     message = str(fault["msg"]).removeprefix("Value error, ")[:500]
+    if param is None and fault["type"] == "model_attributes_type":
+        message = "the body must be a JSON object"
     code = "missing_required_parameter" if fault["type"] == "missing" else None
     return _respond(InvalidRequest(f"{param}: {message}" if param else message, param=param, code=code))
 

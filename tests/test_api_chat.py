@@ -105,6 +105,18 @@ async def test_a_reply_cut_by_its_length_keeps_its_newlines(api: Api) -> None:
     assert whole["choices"][0]["message"]["content"] == "One.\n\n"
 
 
+@pytest.mark.parametrize(
+    ("limit", "content"), [("\n\nUse", "One.\n\nUse"), ("\n\nUser", "One."), ("\n\nUser:", "One.")]
+)
+async def test_a_heading_cut_off_before_its_colon_is_not_shown(api: Api, limit: str, content: str) -> None:
+    api.engine.reply = says(" One.\n\nUser: Two?")
+    most = len(f" One.{limit}")
+    choice = (await api.chat("hi", max_tokens=most))["choices"][0]
+    assert choice["message"]["content"] == content
+    assert choice["finish_reason"] == ("stop" if limit.endswith(":") else "length")
+    assert "".join(_content(await api.stream(PATH, messages=USER, max_tokens=most))) == content
+
+
 async def test_stop_strings_of_the_client_do_not_leak(api: Api) -> None:
     api.engine.reply = says(" abcSTOPdef")
     for stop in ("STOP", ["x", "STOP"]):

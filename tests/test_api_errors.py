@@ -88,6 +88,13 @@ async def test_a_missing_field_is_named(api: Api) -> None:
     assert (answer.status_code, error["param"], error["code"]) == (400, "model", "missing_required_parameter")
 
 
+async def test_a_body_that_is_no_object_is_told_so(api: Api) -> None:
+    bodies: list[object] = [[], "text", 5]
+    for body in bodies:
+        answer = await api.client.post("/v1/completions", json=body)
+        assert answer.status_code == 400 and answer.json()["error"]["message"] == "the body must be a JSON object"
+
+
 async def test_input_is_not_repeated(api: Api) -> None:
     for body in (
         {"prompt": "a", "temperature": "s3cret" * 9},

@@ -93,7 +93,8 @@ class ChatAnswer:
             if not choice.begun:
                 choice.begun = True
                 prompt_ids = self._generation.prompts[0] if self._body.return_token_ids else None
-                yield self._chunk(choice, {"role": "assistant", "content": ""}, prompt_token_ids=prompt_ids)
+                opening = None if self._body.forced_tools else ""  # as OpenAI's: nothing will be said
+                yield self._chunk(choice, {"role": "assistant", "content": opening}, prompt_token_ids=prompt_ids)
             new = _message(delta.pieces, streamed=True)
             entries = self._entries(choice, delta)
             token_ids = delta.token_ids if self._body.return_token_ids else None

@@ -53,6 +53,12 @@ def main() -> None:
 
     assert OpenAI(base_url=URL, model=MODEL, max_tokens=8, seed=1).invoke("Once") != ""
 
+    responding = ChatOpenAI(base_url=URL, model=MODEL, max_tokens=20, use_responses_api=True)
+    first = responding.invoke("Hello")
+    assert first.text and first.usage_metadata is not None and first.usage_metadata["output_tokens"] == 20
+    assert "".join(chunk.text for chunk in responding.stream("Hello"))
+    assert responding.invoke("And now?", previous_response_id=first.response_metadata["id"]).text
+
     embeddings = OpenAIEmbeddings(base_url=URL, model=MODEL, check_embedding_ctx_length=False)
     vectors = embeddings.embed_documents([f"text {number}" for number in range(70)])
     assert len(vectors) == 70 and len(vectors[0]) == 64

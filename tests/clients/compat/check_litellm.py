@@ -43,6 +43,9 @@ def main() -> None:
     shaped = litellm.completion(messages=HI, response_format=shape, max_tokens=200, seed=1, **to)
     assert json.loads(shaped.choices[0].message.content)["city"] in ("Bern", "Genf")
 
+    response = litellm.responses(input="Hello", max_output_tokens=20, **to)
+    assert response.status == "incomplete" and response.usage.output_tokens == 20
+
     text = {**to, "model": "text-completion-openai/tiny"}
     assert litellm.text_completion(prompt="Once", max_tokens=5, **text).choices[0].text is not None
     vectors = litellm.embedding(input=["a", "b"], **to).data

@@ -1,7 +1,7 @@
 // The `openai` package of Node: chat, streams, structured output, tools, embeddings, errors.
 import assert from "node:assert/strict";
 import OpenAI from "openai";
-import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
+import { zodFunction, zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
 const client = new OpenAI({ baseURL: `${process.env.ROOKERY_URL}/v1`, apiKey: "none", maxRetries: 0 });
@@ -39,6 +39,23 @@ const runner = client.chat.completions.runTools({
 });
 await runner.done();
 assert.ok(Weather.safeParse(reported).success);
+
+const response = await client.responses.create({ model, input: "Hello", max_output_tokens: 20 });
+assert.equal(response.status, "incomplete");
+assert.equal(response.usage.output_tokens, 20);
+const next = client.responses.stream({
+  model, input: "And now?", previous_response_id: response.id, max_output_tokens: 20,
+});
+let said = "";
+next.on("response.output_text.delta", (event) => { said += event.delta; });
+assert.equal((await next.finalResponse()).output_text, said);
+const shaped = await client.responses.parse({
+  model, input: "Weather?", max_output_tokens: 200, text: { format: zodTextFormat(Weather, "weather") },
+});
+assert.ok(Weather.safeParse(shaped.output_parsed).success);
+assert.equal((await client.responses.retrieve(response.id)).id, response.id);
+await client.responses.delete(response.id);
+await assert.rejects(client.responses.retrieve(response.id), OpenAI.NotFoundError);
 
 const early = await client.completions.create({ model, prompt: "Once", max_tokens: 30000, stream: true });
 let events = 0;
