@@ -1,11 +1,13 @@
-"""Token shift: what each token's predecessor brought, across the ends of steps."""
+"""Token shift: what each token's predecessor brought, across the ends of steps.
+
+The models use it as a part of `shift_mix`, which alone has a Triton kernel.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .backend import uses_triton
 from .rows import Rows
 from .slots import read_slots, write_slots
 
@@ -31,10 +33,6 @@ def token_shift(x: Tensor, shift: Tensor, rows: Rows) -> Tensor:
 
     Returns: [N, C], same dtype. Slot -1 reads as zero and is not written; empty rows change nothing.
     """
-    if uses_triton(shift.device.type):
-        from .triton import token_shift as kernels
-
-        return kernels.token_shift(x, shift, rows)
     slots, first, last = rows.slots, rows.starts[:-1], rows.starts[1:] - 1
     if rows.decode == len(rows.lengths):  # one token each: packed order is row order
         previous = read_slots(shift, slots)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .backend import uses_triton
 from .rows import Rows
-from .slots import read_slots, write_slots
+from .slots import read_slots, working_dtype, write_slots
 
 BLOCK = 16
 """Tokens of a block in the sequence form; all blocks walk their tokens together."""
@@ -21,7 +21,7 @@ EMPTY_MAX = -1e30
 
 def wkv4_reference(k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, state: Tensor, rows: Rows) -> Tensor:
     """The meaning of `wkv4`, one token after the other."""
-    k, v = k.float(), v.float()
+    k, v = (x.to(working_dtype(state)) for x in (k, v))
     y = torch.empty_like(v)
     for slot, tokens in rows.spans():
         a, b, m = read_slots(state, slot)[0]

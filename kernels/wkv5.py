@@ -8,28 +8,17 @@ served by repeating them over the head's channels.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .rows import Rows
-from .slots import read_slots, write_slots
-from .wkv6 import wkv6
+from .wkv6 import wkv6, wkv6_reference
 
 
 def wkv5_reference(
     r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, state: Tensor, rows: Rows
 ) -> Tensor:
     """The meaning of `wkv5`, one token after the other."""
-    r, k, v = r.float(), k.float(), v.float()
-    y = torch.empty_like(v)
-    for slot, tokens in rows.spans():
-        s = read_slots(state, slot)[0]
-        for t in range(tokens.start, tokens.stop):
-            kv = v[t].unsqueeze(-1) * k[t].unsqueeze(-2)
-            y[t] = ((s + bonus.unsqueeze(-2) * kv) @ r[t].unsqueeze(-1)).squeeze(-1)
-            s = s * torch.exp(log_decay).unsqueeze(-2) + kv
-        write_slots(state, slot, s[None])
-    return y
+    return wkv6_reference(r, k, v, log_decay.expand(r.shape), bonus, state, rows)
 
 
 def wkv5(r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, state: Tensor, rows: Rows) -> Tensor:
@@ -39,7 +28,7 @@ def wkv5(r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, stat
         r, k, v: [N, H, D], any float dtype.
         log_decay: [H, D] float32, at most 0.
         bonus: [H, D] float32, the weight of the current token's own key and value.
-        state: [S, H, D, D] float32, axes -2 value, -1 key; updated in place.
+        state: [S, H, D, D] float32 or float16, axes -2 value, -1 key; updated in place.
 
     Returns: [N, H, D] float32. Slot -1 reads as zero and is not written; empty rows change nothing.
     """

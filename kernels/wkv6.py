@@ -15,7 +15,7 @@ from torch import Tensor
 from .backend import uses_triton
 from .chunks import from_chunks, to_chunks
 from .rows import Rows
-from .slots import read_slots, write_slots
+from .slots import read_slots, working_dtype, write_slots
 
 CHUNKS = (32, 16, 8, 4)
 """Chunk lengths, the longest first; a row takes the longest whose chunks all stay within MAX_DECAY."""
@@ -31,10 +31,10 @@ def wkv6_reference(
     r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, state: Tensor, rows: Rows
 ) -> Tensor:
     """The meaning of `wkv6`, one token after the other."""
-    r, k, v = r.float(), k.float(), v.float()
+    r, k, v = (x.to(working_dtype(state)) for x in (r, k, v))
     y = torch.empty_like(v)
     for slot, tokens in rows.spans():
-        s = read_slots(state, slot)[0]
+        s = read_slots(state, slot)[0].to(v.dtype)
         for t in range(tokens.start, tokens.stop):
             kv = v[t].unsqueeze(-1) * k[t].unsqueeze(-2)
             y[t] = ((s + bonus.unsqueeze(-2) * kv) @ r[t].unsqueeze(-1)).squeeze(-1)
@@ -50,7 +50,7 @@ def wkv6(r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, stat
         r, k, v: [N, H, D], any float dtype.
         log_decay: [N, H, D] float32, at most 0; -inf forgets everything.
         bonus: [H, D] float32, the weight of the current token's own key and value.
-        state: [S, H, D, D] float32, axes -2 value, -1 key; updated in place.
+        state: [S, H, D, D] float32 or float16, axes -2 value, -1 key; updated in place.
 
     Returns: [N, H, D] float32. Slot -1 reads as zero and is not written; empty rows change nothing.
     """
@@ -62,11 +62,11 @@ def wkv6(r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, stat
     y = torch.empty_like(v)
     if rows.decode:
         slots, now = rows.slots[: rows.decode], slice(0, rows.decode)
-        s = read_slots(state, slots)
+        s = read_slots(state, slots).float()
         y[now] = _step(r[now], k[now], v[now], log_decay[now], bonus, s)
         write_slots(state, slots, s)
     for slot, tokens in rows.spans(rows.decode):
-        s = read_slots(state, slot)[0]
+        s = read_slots(state, slot)[0].float()
         y[tokens], s = _sequence(r[tokens], k[tokens], v[tokens], log_decay[tokens], bonus, s)
         write_slots(state, slot, s[None])
     return y

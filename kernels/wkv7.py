@@ -15,7 +15,7 @@ from torch import Tensor
 from .backend import uses_triton
 from .chunks import from_chunks, to_chunks
 from .rows import Rows
-from .slots import read_slots, write_slots
+from .slots import read_slots, working_dtype, write_slots
 
 CHUNK = 16
 """Tokens of a chunk: e^-c, at most e^(0.607 * 16) = 1.7e4 as RWKV-7 bounds its decay, is safe in float32."""
@@ -25,10 +25,10 @@ def wkv7_reference(
     r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor, state: Tensor, rows: Rows
 ) -> Tensor:
     """The meaning of `wkv7`, one token after the other."""
-    r, k, v, kk, a = (x.float() for x in (r, k, v, kk, a))
+    r, k, v, kk, a = (x.to(working_dtype(state)) for x in (r, k, v, kk, a))
     y = torch.empty_like(v)
     for slot, tokens in rows.spans():
-        s = read_slots(state, slot)[0]
+        s = read_slots(state, slot)[0].to(v.dtype)
         for t in range(tokens.start, tokens.stop):
             removed = (s @ kk[t].unsqueeze(-1)) * (kk[t] * a[t]).unsqueeze(-2)
             s = s * torch.exp(log_decay[t]).unsqueeze(-2) - removed + v[t].unsqueeze(-1) * k[t].unsqueeze(-2)
@@ -47,7 +47,7 @@ def wkv7(
         log_decay: [N, H, D] float32, in [-e^-0.5, 0].
         kk: [N, H, D], the removal key, of length 1 in each head.
         a: [N, H, D], in-context learning rate, in (0, 1).
-        state: [S, H, D, D] float32, axes -2 value, -1 key; updated in place.
+        state: [S, H, D, D] float32 or float16, axes -2 value, -1 key; updated in place.
 
     Returns: [N, H, D] float32. Slot -1 reads as zero and is not written; empty rows change nothing.
     """
@@ -59,11 +59,11 @@ def wkv7(
     y = torch.empty_like(v)
     if rows.decode:
         slots, now = rows.slots[: rows.decode], slice(0, rows.decode)
-        s = read_slots(state, slots)
+        s = read_slots(state, slots).float()
         y[now] = _step(r[now], log_decay[now], k[now], v[now], kk[now], a[now], s)
         write_slots(state, slots, s)
     for slot, tokens in rows.spans(rows.decode):
-        s = read_slots(state, slot)[0]
+        s = read_slots(state, slot)[0].float()
         y[tokens], s = _sequence(r[tokens], log_decay[tokens], k[tokens], v[tokens], kk[tokens], a[tokens], s)
         write_slots(state, slot, s[None])
     return y

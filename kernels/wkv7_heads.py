@@ -14,14 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import uses_triton
+from .head_norm import NORM_EPS
 from .rows import Rows
 from .wkv7 import wkv7, wkv7_reference
 
 LONGEST_STEP = math.exp(-0.5)
 """The largest fading a token can ask for, as an exponent: decay stays above exp(-e^-0.5) = 0.545."""
-
-NORM_EPS = 64e-5
-"""Of the group norm after WKV, whatever the head size: training divides by 8 and uses 1e-5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ def wkv7_heads(
         g: [N, C], the gate.
         v_first: [N, C], the values of layer 0, and
         v_share: [N, C], what the low-rank pair adds to v0, before the sigmoid; None in layer 0.
-        state: [S, H, D, D] float32, axes -2 value, -1 key; updated in place.
+        state: [S, H, D, D] float32 or float16, axes -2 value, -1 key; updated in place.
 
     Returns: [N, C], model dtype: what the output matrix takes.
     """

@@ -21,8 +21,9 @@ app = App(
 @app.command(name="engine")
 def bench_engine(
     *,
-    preset: str = "rwkv7-0.1b",
+    preset: str | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
+    slot_dtype: Literal["float32", "float16"] = "float32",
     dtypes: tuple[Literal["float32", "bfloat16", "float16", "int8", "int4"], ...] = ("float32", "bfloat16", "int8"),
     streams: tuple[int, ...] = (1, 8, 32),
     peers: tuple[Literal["rookery", "official"], ...] = ("rookery", "official"),
@@ -37,8 +38,11 @@ def bench_engine(
     On a GPU: beside what it can move and multiply at most, measured in the same run, for batches of 1 to 960.
 
     Args:
-        preset: A published shape with seeded random weights, such as rwkv7-0.1b; for a GPU also several with commas.
-        device: With cuda, only preset, the last of the dtypes, rounds and the JSON file are used.
+        preset: A published shape with seeded random weights; by default rwkv7-0.1b. For a GPU also several with commas;
+            by default RWKV-7 from 0.1b to 7.2b.
+        device: With cuda, only preset, the last of the dtypes that is a float, rounds, slot_dtype and the JSON file are
+            used.
+        slot_dtype: Type of WKV states between steps, on a GPU.
         dtypes: Weight types; int8 and int4 are matrices quantised at load, on a CPU.
         streams: Sequences decoded together.
         peers: What to measure, in turn.
@@ -53,12 +57,21 @@ def bench_engine(
 
         from .bench import device as on_device
 
-        report = on_device.measure(preset.split(","), device, getattr(torch, dtypes[-1]), rounds=rounds)
+        floats = [dtype for dtype in dtypes if not dtype.startswith("int")]
+        if not floats:
+            raise StartupError("a GPU has no quantised matrices", "give --dtypes bfloat16 or float16", exit_code=2)
+        report = on_device.measure(
+            preset.split(",") if preset else on_device.SHAPES,
+            device,
+            getattr(torch, floats[-1]),
+            wkv_dtype=getattr(torch, slot_dtype),
+            rounds=rounds,
+        )
         return _show(report, on_device.render(report), json_file)
     from .bench.compare import compare, render
 
     report = compare(
-        preset,
+        preset or "rwkv7-0.1b",
         dtypes=dtypes,
         streams=streams,
         peers=peers,
@@ -106,6 +119,29 @@ def bench_kernels(
         rounds=rounds,
     )
     return _show(report, kernels.render(report), json_file)
+
+
+@app.command(name="precision")
+def bench_precision(
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    tokens: int = 8192,
+    prompt: int = 512,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """What number types cost WKV: the error of every version against float64, over a long text.
+
+    Args:
+        device: Whose operators are measured.
+        tokens: Length of the text.
+        prompt: Tokens a step where it is computed as prompts.
+        json_file: Also write the report there.
+    """
+    from .bench import precision
+    from .model.load import resolve_device
+
+    report = precision.measure(resolve_device(device), tokens=tokens, prompt=prompt)
+    return _show(report, precision.render(report), json_file)
 
 
 def _load(prompt: str) -> tuple[int, int]:

@@ -67,9 +67,12 @@ class Config:
     device: Device = "auto"
     """Where the model runs."""
     dtype: Dtype = "auto"
-    """Type of the weights; auto is float32 on a CPU and bfloat16 on a GPU. The WKV state is always float32."""
+    """Type of the weights; auto is float32 on a CPU and bfloat16 on a GPU. WKV is computed in float32."""
     quantize: Quantize = "none"
     """Matrices of 8 or 4 bits, made at load: less memory and faster decoding on a CPU, at some loss of exactness."""
+    slot_dtype: Literal["float32", "float16"] = "float32"
+    """Type of running sequences' WKV states between steps; float16 halves them (docs/precision.md). Not for RWKV-4 nor
+    the native CPU library, which have float32."""
     max_batch: Count = 64
     """Sequences that run at the same time (state slots)."""
     max_queue: Count = 256

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from rookery.server.bench import device, kernels
+from rookery.server.bench import device, kernels, precision
 from rookery.server.bench.roofline import Roof, measure_roof, seconds
 from rookery.server.cli import main
 from rookery.server.errors import StartupError
@@ -58,6 +58,50 @@ def test_every_operator_is_measured_at_every_size() -> None:
     assert "shift_mix" in text(kernels.render(report))
 
 
+def test_a_form_is_chosen_where_every_operator_is_clearly_faster_in_it() -> None:
+    def form(operator: str, tokens: int, by_token: float) -> dict[str, object]:
+        return {"operator": operator, "pairs": 64, "tokens": tokens, "by_token_us": by_token, "in_chunks_us": 100.0}
+
+    timed = [form("wkv6", 16, 50), form("wkv7_heads", 16, 80), form("wkv6", 128, 50), form("wkv7_heads", 128, 95)]
+    assert kernels.entries(timed) == [(64, 16)]
+
+
+def test_the_error_of_every_version_and_type_is_measured() -> None:
+    report = precision.measure(CPU, tokens=40, prompt=17)
+    error = {
+        tuple(row[key] for key in ("version", "form", "activations", "states")): row["error"]["40"]
+        for row in report["results"]
+    }
+    assert len(error) == 2 * (3 + 4 + 4 + 4)
+    for (_, _, activations, states), largest in error.items():
+        low, high = {"float32": (0, 1e-5), "float16": (1e-5, 3e-3), "bfloat16": (1e-4, 2e-2)}[
+            activations if activations != "float32" else states
+        ]
+        assert low < largest < high
+    assert "bfloat16" in text(precision.render(report))
+
+
+def test_a_gpu_is_measured_in_floats_at_all_published_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command hands on; there is no quantised matrix on a GPU."""
+    asked: list[tuple[object, ...]] = []
+
+    def measure(shapes: object, name: str, dtype: torch.dtype, **options: object) -> dict[str, object]:
+        asked.append((shapes, name, dtype, options["wkv_dtype"]))
+        raise StartupError("asked", "")
+
+    monkeypatch.setattr(device, "measure", measure)
+    for more in ([], ["--preset", "rwkv7-0.1b,rwkv6-1.6b", "--dtypes", "float16", "--slot-dtype", "float16"]):
+        with pytest.raises(SystemExit, match="1"):
+            main(["bench", "engine", "--device", "cuda", *more])
+    assert asked == [
+        (device.SHAPES, "cuda", torch.bfloat16, torch.float32),
+        (["rwkv7-0.1b", "rwkv6-1.6b"], "cuda", torch.float16, torch.float16),
+    ]
+    assert set(device.SHAPES) <= set(PRESETS)
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "engine", "--device", "cuda", "--dtypes", "int8"])
+
+
 def test_whole_models_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan(version="7", layers=2, width=64, ffn_width=96, vocab_size=120, ranks=(4, 4, 4, 4))
     monkeypatch.setitem(PRESETS, "tiny", plan)
@@ -77,7 +121,10 @@ def test_unknown_shapes_are_refused() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("command", [["bench", "engine", "--device", "cuda"], ["bench", "kernels"]])
+@pytest.mark.parametrize(
+    "command",
+    [["bench", "engine", "--device", "cuda"], ["bench", "kernels"], ["bench", "precision", "--device", "cuda"]],
+)
 def test_without_a_gpu_the_command_says_so(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(command)

@@ -20,7 +20,7 @@ ALLOWED = {
     "server/errors.py": set(),
     "server/config.py": set(),
     "server/text": {"server/errors.py"},
-    "server/state": {"server/errors.py", "server/model", "server/engine/request.py"},
+    "server/state": {"kernels", "server/errors.py", "server/model", "server/engine/request.py"},
     "server/model": {"kernels", "server/errors.py", "server/state", "server/engine/request.py"},
     "server/engine/request.py": set(),
     "server/engine/process.py": {  # starts the engine process: puts the parts together

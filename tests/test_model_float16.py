@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rookery.kernels.rows import Rows
-from rookery.server.model import trunk
+from rookery.server.model import damped as damping
 from rookery.server.model.base import Model
 from rookery.server.model.shape import Version
 from rookery.server.model.synthetic import synthetic_checkpoint
@@ -42,5 +42,5 @@ def test_a_residual_stream_beyond_float16_is_kept_inside(version: Version, monke
     loudness = 80_000.0
     damped = logits(deep_model(version, torch.float16, loudness=loudness))
     assert damped.isfinite().all()
-    monkeypatch.setattr(trunk, "HALVE_EVERY", 10**6)
+    monkeypatch.setattr(damping, "HALVE_EVERY", 10**6)
     assert not logits(deep_model(version, torch.float16, loudness=loudness)).isfinite().all()

@@ -113,13 +113,18 @@ def launch_wkv7_heads() -> None:
 
 def launch_shift() -> None:
     from rookery.kernels.triton.shift_mix import shift_mix
-    from rookery.kernels.triton.token_shift import token_shift
 
     channel, shift = tokens(WIDTH), tokens(SLOTS, WIDTH)
-    for rows in (ROWS, DECODE):
+    for rows, of_present in ((ROWS, False), (DECODE, False), (DECODE, True)):
         x = tokens(rows.tokens, WIDTH)
-        token_shift(x, shift, rows)
-        shift_mix(x, x, channel, channel, tokens(6, 1, WIDTH), shift, rows)
+        shift_mix(x, x, channel, channel, tokens(6, 1, WIDTH), shift, rows, of_present=of_present)
+
+
+def launch_head_norm() -> None:
+    from rookery.kernels.triton.head_norm import head_norm
+
+    y, channel = torch.zeros(3, HEADS, HEAD_SIZE), torch.zeros(WIDTH)
+    head_norm(y, channel, channel, tokens(3, WIDTH), torch.bfloat16)
 
 
 def launch_relu_squared() -> None:
@@ -144,7 +149,8 @@ def launch_sample() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "launch",
-    [launch_wkv4, launch_wkv6, launch_wkv7, launch_wkv7_exact, launch_wkv7_heads, launch_shift, launch_relu_squared,
+    [launch_wkv4, launch_wkv6, launch_wkv7, launch_wkv7_exact, launch_wkv7_heads, launch_shift, launch_head_norm,
+     launch_relu_squared,
      launch_sample],
 )  # fmt: skip
 def test_compiles(launch: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

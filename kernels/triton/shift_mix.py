@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..rows import Rows
 from ..shift_mix import NORM_EPS
-from .tiles import find_row
+from .tiles import find_row, normed, row_block
 
 
 @triton.jit
@@ -24,18 +24,15 @@ def _stream(x_ptr, added_ptr, token, channel, inside, width, ADDS: tl.constexpr)
 @triton.jit
 def _norm(x, weight, bias, inside, width, EPS: tl.constexpr):
     """Layer norm, rounded to the stream's dtype."""
-    exact = x.to(tl.float32)
-    centred = tl.where(inside, exact - tl.sum(exact, 0) / width, 0.0)
-    scale = 1 / tl.sqrt(tl.sum(centred * centred, 0) / width + EPS)
-    return (centred * scale * weight + bias).to(x.dtype)
+    return (normed(x.to(tl.float32), inside, width, EPS) * weight + bias).to(x.dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tokens"])
 def _kernel(
     x_ptr, added_ptr, weight_ptr, bias_ptr, mu_ptr, shift_ptr, slots_ptr, starts_ptr, sum_ptr, mixed_ptr,
     shift_stride, rows, width, tokens,
     MIXES: tl.constexpr, BLOCK: tl.constexpr, BLOCK_ROWS: tl.constexpr, ADDS: tl.constexpr, DECODE: tl.constexpr,
-    EPS: tl.constexpr,
+    OF_PRESENT: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """One program a token. It norms its predecessor again rather than wait for it; a row's first token reads the slot
     and fills it with its row's last vector."""
@@ -67,17 +64,18 @@ def _kernel(
             end = _stream(x_ptr, added_ptr, stop - 1, channel, inside, width, ADDS)
             tl.store(held, _norm(end, weight, bias, inside, width, EPS), mask=live)
 
-    exact = h.to(tl.float32)
-    difference = previous.to(tl.float32) - exact
+    base = (previous if OF_PRESENT else h).to(tl.float32)
+    difference = (h if OF_PRESENT else previous).to(tl.float32) - base
     for n in tl.static_range(MIXES):
         mu = tl.load(mu_ptr + n * width + channel, mask=inside, other=0.0).to(tl.float32)
-        mixed = (exact + mu * difference).to(h.dtype)
+        mixed = (base + mu * difference).to(h.dtype)
         tl.store(mixed_ptr + (n * tokens + token) * width + channel, mixed, mask=inside)
 
 
 def shift_mix(
-    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, mu: Tensor, shift: Tensor, rows: Rows
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, mu: Tensor, shift: Tensor, rows: Rows,
+    *, of_present: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`rookery.kernels.shift_mix.shift_mix`; `shift` is dense but for its first axis."""
     x = x.contiguous()
     tokens, width = x.shape
@@ -88,7 +86,8 @@ def shift_mix(
         _kernel[(tokens,)](
             x, x if added is None else added.contiguous(), weight, bias, mu, shift, rows.slots, rows.starts, total,
             mixed, shift.stride(0), len(rows.lengths), width, tokens,
-            MIXES=len(mu), BLOCK=block, BLOCK_ROWS=triton.next_power_of_2(len(rows.lengths)), ADDS=added is not None,
-            DECODE=rows.decode == len(rows.lengths), EPS=NORM_EPS, num_warps=8 if block > 1024 else 4,
+            MIXES=len(mu), BLOCK=block, BLOCK_ROWS=row_block(len(rows.lengths)), ADDS=added is not None,
+            DECODE=rows.decode == len(rows.lengths), OF_PRESENT=of_present, EPS=NORM_EPS,
+            num_warps=8 if block > 1024 else 4,
         )  # fmt: skip
     return total, mixed

@@ -7,12 +7,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ..rows import Rows
+from .tiles import row_range
 
 CHANNELS = 64
 """Channels of a program: few, so that a prompt alone still occupies the device."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots_ptr", "starts_ptr"])
 def _kernel(
     k_ptr, v_ptr, log_decay_ptr, bonus_ptr, state_ptr, slots_ptr, starts_ptr, y_ptr, state_stride, width,
     BLOCK: tl.constexpr, DECODE: tl.constexpr,
@@ -29,12 +30,7 @@ def _kernel(
     m = tl.load(held + 2 * width, mask=live, other=0.0)
     log_decay = tl.load(log_decay_ptr + channel, mask=inside, other=0.0).to(tl.float32)
     bonus = tl.load(bonus_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-    if DECODE:
-        first = row
-        stop = row + 1
-    else:
-        first = tl.load(starts_ptr + row)
-        stop = tl.load(starts_ptr + row + 1)
+    first, stop = row_range(row, starts_ptr, DECODE)
     for t in range(first, stop):
         at = t * width + channel
         k = tl.load(k_ptr + at, mask=inside, other=0.0).to(tl.float32)

@@ -12,11 +12,23 @@ from torch import Tensor
 
 from ..rows import Rows
 from ..wkv6 import HARDEST
+from . import forms
 from .chunk_scan import chunk_count, scan_chunks
-from .tiles import CHUNK, find_chunk, fit, key_block, matmul, operand_dtype, value_block
+from .tiles import (
+    CHUNK,
+    find_chunk,
+    fit,
+    key_block,
+    matmul,
+    operand_dtype,
+    row_block,
+    row_range,
+    state_block,
+    value_block,
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots_ptr", "starts_ptr"])
 def _recurrent_kernel(
     r_ptr, k_ptr, v_ptr, log_decay_ptr, bonus_ptr, state_ptr, slots_ptr, starts_ptr, y_ptr,
     decay_stride, state_stride, heads,
@@ -28,16 +40,10 @@ def _recurrent_kernel(
     key = tl.arange(0, BLOCK_K)
     value = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
     in_key, in_value = key < D, value < D
-    held = state_ptr + slot * state_stride + head * D * D + value[:, None] * D + key[None, :]
-    live = (value < tl.where(slot >= 0, D, 0))[:, None] & in_key[None, :]
+    held, live = state_block(state_ptr, slot, state_stride, head, value[:, None], key[None, :], D)
     s = tl.load(held, mask=live, other=0.0).to(tl.float32)
     bonus = tl.load(bonus_ptr + head * D + key, mask=in_key, other=0.0).to(tl.float32)
-    if DECODE:
-        first = row
-        stop = row + 1
-    else:
-        first = tl.load(starts_ptr + row)
-        stop = tl.load(starts_ptr + row + 1)
+    first, stop = row_range(row, starts_ptr, DECODE)
     for t in range(first, stop):
         at = (t * heads + head) * D
         decay_at = t * decay_stride + head * D + key
@@ -48,12 +54,12 @@ def _recurrent_kernel(
         y = tl.sum(s * r[None, :], 1) + tl.sum(r * bonus * k, 0) * v
         s = s * decay[None, :] + v[:, None] * k[None, :]
         tl.store(y_ptr + at + value, y, mask=in_value)
-    tl.store(held, s.to(state_ptr.dtype.element_ty), mask=live)
+    tl.store(held, fit(s, state_ptr.dtype.element_ty), mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["starts_ptr", "positions_ptr"])
 def _chunk_kernel(
-    r_ptr, k_ptr, v_ptr, log_decay_ptr, bonus_ptr, starts_ptr, read_ptr, write_ptr, kept_ptr, y_ptr,
+    r_ptr, k_ptr, v_ptr, log_decay_ptr, bonus_ptr, starts_ptr, positions_ptr, read_ptr, write_ptr, kept_ptr, y_ptr,
     decay_stride, rows, heads,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_ROWS: tl.constexpr, HARDEST: tl.constexpr,
 ):  # fmt: skip
@@ -62,14 +68,14 @@ def _chunk_kernel(
     One program a (chunk, head), all at the same time.
     """
     head = tl.program_id(1)
-    start, stop = find_chunk(tl.program_id(0), starts_ptr, rows, BLOCK_ROWS)
+    start, first, stop = find_chunk(tl.program_id(0), starts_ptr, positions_ptr, rows, BLOCK_ROWS)
     if start < stop:
         operand = read_ptr.dtype.element_ty
         i = tl.arange(0, CHUNK)
         channel = tl.arange(0, BLOCK_D)
         in_head = channel < D
         at = ((start + i).to(tl.int64) * heads + head)[:, None] * D + channel[None, :]
-        mask = (start + i < stop)[:, None] & in_head[None, :]
+        mask = ((start + i >= first) & (start + i < stop))[:, None] & in_head[None, :]
         r = tl.load(r_ptr + at, mask=mask, other=0.0).to(tl.float32)
         k = tl.load(k_ptr + at, mask=mask, other=0.0).to(tl.float32)
         v = tl.load(v_ptr + at, mask=mask, other=0.0).to(tl.float32)
@@ -97,8 +103,14 @@ def _chunk_kernel(
         tl.store(kept_ptr + kept_at, tl.exp(tl.sum(log_decay, 0)), mask=in_head)
 
 
-def wkv6(r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, state: Tensor, rows: Rows) -> Tensor:
-    """`rookery.kernels.wkv6.wkv6`: decode rows by the recurrence, prefill rows in chunks.
+def wkv6(
+    r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, state: Tensor, rows: Rows,
+    *, by_token: bool | None = None,
+) -> Tensor:  # fmt: skip
+    """`rookery.kernels.wkv6.wkv6`: decode rows by the recurrence, prefill rows by it or in chunks.
+
+    Args:
+        by_token: which of the two; None as `forms` has it.
 
     A decay expanded over the tokens (RWKV-5) is read where it is.
     """
@@ -108,8 +120,11 @@ def wkv6(r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor, stat
         recurrent(r, k, v, log_decay, bonus, state, rows.slots[: rows.decode], None, y)
     if len(rows.lengths) > rows.decode and rows.tokens > rows.decode:
         tokens = rows.tokens - rows.decode
-        slots, starts = rows.slots[rows.decode :], rows.starts[rows.decode :]
-        chunked(r, k, v, log_decay, bonus, state, slots, starts, y, tokens)
+        slots, starts, positions = (x[rows.decode :] for x in (rows.slots, rows.starts, rows.positions))
+        if forms.recurs(len(slots) * v.shape[1], max(rows.lengths[rows.decode :])) if by_token is None else by_token:
+            recurrent(r, k, v, log_decay, bonus, state, slots, starts, y)
+            return y
+        chunked(r, k, v, log_decay, bonus, state, slots, starts, positions, y, tokens)
     return y
 
 
@@ -140,11 +155,13 @@ def recurrent(
 
 def chunked(
     r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, bonus: Tensor,
-    state: Tensor, slots: Tensor, starts: Tensor, y: Tensor, tokens: int, operands: torch.dtype | None = None,
+    state: Tensor, slots: Tensor, starts: Tensor, positions: Tensor, y: Tensor, tokens: int,
+    operands: torch.dtype | None = None,
 ) -> None:  # fmt: skip
-    """Sixteen tokens at a time; fills y. Arguments as `recurrent`.
+    """Sixteen tokens at a time, on the absolute grid; fills y. Arguments as `recurrent`.
 
     Args:
+        positions: [R] int64; the number of each row's first token in its sequence.
         tokens: at least starts[-1] - starts[0].
         operands: float32 or float16, what the products take; by default as the inputs ask for.
     """
@@ -154,8 +171,8 @@ def chunked(
     chunks = chunk_count(tokens, len(slots))
     kept = torch.empty(chunks, heads, head_size, dtype=torch.float32, device=v.device)
     _chunk_kernel[(chunks, heads)](
-        r, k, v, log_decay, bonus, starts, read, write, kept, y, log_decay.stride(0), len(slots), heads,
-        D=head_size, BLOCK_D=key_block(head_size), BLOCK_ROWS=triton.next_power_of_2(len(slots)), HARDEST=HARDEST,
+        r, k, v, log_decay, bonus, starts, positions, read, write, kept, y, log_decay.stride(0), len(slots), heads,
+        D=head_size, BLOCK_D=key_block(head_size), BLOCK_ROWS=row_block(len(slots)), HARDEST=HARDEST,
         num_warps=4,
     )  # fmt: skip
-    scan_chunks(read, write, v, kept, y, state, slots, starts)
+    scan_chunks(read, write, v, kept, y, state, slots, starts, positions)

@@ -11,11 +11,23 @@ import triton.language as tl
 from torch import Tensor
 
 from ..rows import Rows
+from . import forms
 from .chunk_scan import chunk_count, scan_chunks
-from .tiles import CHUNK, find_chunk, fit, key_block, matmul, operand_dtype, value_block
+from .tiles import (
+    CHUNK,
+    find_chunk,
+    fit,
+    key_block,
+    matmul,
+    operand_dtype,
+    row_block,
+    row_range,
+    state_block,
+    value_block,
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots_ptr", "starts_ptr"])
 def _recurrent_kernel(
     r_ptr, log_decay_ptr, k_ptr, v_ptr, kk_ptr, a_ptr, state_ptr, slots_ptr, starts_ptr, y_ptr, state_stride, heads,
     D: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, DECODE: tl.constexpr,
@@ -26,15 +38,9 @@ def _recurrent_kernel(
     key = tl.arange(0, BLOCK_K)
     value = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
     in_key, in_value = key < D, value < D
-    held = state_ptr + slot * state_stride + head * D * D + value[:, None] * D + key[None, :]
-    live = (value < tl.where(slot >= 0, D, 0))[:, None] & in_key[None, :]
+    held, live = state_block(state_ptr, slot, state_stride, head, value[:, None], key[None, :], D)
     s = tl.load(held, mask=live, other=0.0).to(tl.float32)
-    if DECODE:
-        first = row
-        stop = row + 1
-    else:
-        first = tl.load(starts_ptr + row)
-        stop = tl.load(starts_ptr + row + 1)
+    first, stop = row_range(row, starts_ptr, DECODE)
     for t in range(first, stop):
         at = (t * heads + head) * D
         r = tl.load(r_ptr + at + key, mask=in_key, other=0.0).to(tl.float32)
@@ -46,7 +52,7 @@ def _recurrent_kernel(
         removed = tl.sum(s * kk[None, :], 1)
         s = s * decay[None, :] - removed[:, None] * (kk * a)[None, :] + v[:, None] * k[None, :]
         tl.store(y_ptr + at + value, tl.sum(s * r[None, :], 1), mask=in_value)
-    tl.store(held, s.to(state_ptr.dtype.element_ty), mask=live)
+    tl.store(held, fit(s, state_ptr.dtype.element_ty), mask=live)
 
 
 @triton.jit
@@ -102,9 +108,9 @@ def store_operators(
     tl.store(y_ptr + at, y, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["starts_ptr", "positions_ptr"])
 def _chunk_kernel(
-    r_ptr, log_decay_ptr, k_ptr, v_ptr, kk_ptr, a_ptr, starts_ptr,
+    r_ptr, log_decay_ptr, k_ptr, v_ptr, kk_ptr, a_ptr, starts_ptr, positions_ptr,
     read_ptr, remove_ptr, removed_ptr, write_ptr, back_ptr, kept_ptr, y_ptr, rows, heads,
     D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -115,13 +121,13 @@ def _chunk_kernel(
     One program a (chunk, head), all at the same time.
     """
     head = tl.program_id(1)
-    start, stop = find_chunk(tl.program_id(0), starts_ptr, rows, BLOCK_ROWS)
+    start, first, stop = find_chunk(tl.program_id(0), starts_ptr, positions_ptr, rows, BLOCK_ROWS)
     if start < stop:
         operand: tl.constexpr = read_ptr.dtype.element_ty
         i = tl.arange(0, CHUNK)
         channel = tl.arange(0, BLOCK_D)
         at = ((start + i).to(tl.int64) * heads + head)[:, None] * D + channel[None, :]
-        mask = (start + i < stop)[:, None] & (channel < D)[None, :]
+        mask = ((start + i >= first) & (start + i < stop))[:, None] & (channel < D)[None, :]
         r = tl.load(r_ptr + at, mask=mask, other=0.0).to(tl.float32)
         log_decay = tl.load(log_decay_ptr + at, mask=mask, other=0.0).to(tl.float32)
         k = tl.load(k_ptr + at, mask=mask, other=0.0).to(tl.float32)
@@ -139,17 +145,25 @@ def _chunk_kernel(
 
 
 def wkv7(
-    r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor, state: Tensor, rows: Rows
-) -> Tensor:
-    """`rookery.kernels.wkv7.wkv7`: decode rows by the recurrence, prefill rows in chunks."""
+    r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor, state: Tensor, rows: Rows,
+    *, by_token: bool | None = None,
+) -> Tensor:  # fmt: skip
+    """`rookery.kernels.wkv7.wkv7`: decode rows by the recurrence, prefill rows by it or in chunks.
+
+    Args:
+        by_token: which of the two; None as `forms` has it.
+    """
     y = torch.empty(v.shape, dtype=torch.float32, device=v.device)
     r, log_decay, k, v, kk, a = (x.contiguous() for x in (r, log_decay, k, v, kk, a))
     if rows.decode:
         recurrent(r, log_decay, k, v, kk, a, state, rows.slots[: rows.decode], None, y)
     if len(rows.lengths) > rows.decode and rows.tokens > rows.decode:
         tokens = rows.tokens - rows.decode
-        slots, starts = rows.slots[rows.decode :], rows.starts[rows.decode :]
-        chunked(r, log_decay, k, v, kk, a, state, slots, starts, y, tokens)
+        slots, starts, positions = (x[rows.decode :] for x in (rows.slots, rows.starts, rows.positions))
+        if forms.recurs(len(slots) * v.shape[1], max(rows.lengths[rows.decode :])) if by_token is None else by_token:
+            recurrent(r, log_decay, k, v, kk, a, state, slots, starts, y)
+            return y
+        chunked(r, log_decay, k, v, kk, a, state, slots, starts, positions, y, tokens)
     return y
 
 
@@ -177,11 +191,13 @@ def recurrent(
 
 def chunked(
     r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, kk: Tensor, a: Tensor,
-    state: Tensor, slots: Tensor, starts: Tensor, y: Tensor, tokens: int, operands: torch.dtype | None = None,
+    state: Tensor, slots: Tensor, starts: Tensor, positions: Tensor, y: Tensor, tokens: int,
+    operands: torch.dtype | None = None,
 ) -> None:  # fmt: skip
-    """Sixteen tokens at a time; fills y. Arguments as `recurrent`.
+    """Sixteen tokens at a time, on the absolute grid; fills y. Arguments as `recurrent`.
 
     Args:
+        positions: [R] int64; the number of each row's first token in its sequence.
         tokens: at least starts[-1] - starts[0].
         operands: float32 or float16, what the products take; by default as the inputs ask for.
     """
@@ -192,8 +208,8 @@ def chunked(
     chunks = chunk_count(tokens, len(slots))
     kept = torch.empty(chunks, heads, head_size, dtype=torch.float32, device=v.device)
     _chunk_kernel[(chunks, heads)](
-        r, log_decay, k, v, kk, a, starts, read, remove, removed, write, back, kept, y, len(slots), heads,
-        D=head_size, BLOCK_D=key_block(head_size), BLOCK_ROWS=triton.next_power_of_2(len(slots)),
+        r, log_decay, k, v, kk, a, starts, positions, read, remove, removed, write, back, kept, y, len(slots), heads,
+        D=head_size, BLOCK_D=key_block(head_size), BLOCK_ROWS=row_block(len(slots)),
         num_warps=4,
     )  # fmt: skip
-    scan_chunks(read, write, v, kept, y, state, slots, starts, removal=(remove, removed, back))
+    scan_chunks(read, write, v, kept, y, state, slots, starts, positions, removal=(remove, removed, back))

@@ -27,6 +27,7 @@ from ..state.pool import StatePool
 from .machine import machine
 from .roofline import Roof, measure_roof, seconds
 
+SHAPES = ("rwkv7-0.1b", "rwkv7-0.4b", "rwkv7-1.5b", "rwkv7-2.9b", "rwkv7-7.2b")
 BATCHES = (1, 8, 32, 128, 320, 960)
 PROMPTS = ((1, 4096), (8, 1024), (32, 1024))
 
@@ -36,6 +37,7 @@ def measure(
     device_name: str,
     dtype: torch.dtype,
     *,
+    wkv_dtype: torch.dtype = torch.float32,
     batches: Sequence[int] = BATCHES,
     prompts: Sequence[tuple[int, int]] = PROMPTS,
     copy_bytes: int = 2**30,
@@ -57,13 +59,16 @@ def measure(
         "device": device.type,
         "kernels": "triton" if uses_triton(device.type) else "torch",
         "dtype": str(dtype).removeprefix("torch."),
+        "states": str(wkv_dtype).removeprefix("torch."),
         "weights": "seeded random",
         "machine": machine(),
         "roof": {"gb_s": roof.bytes_per_s / 1e9, "tflop_s": roof.flops_per_s / 1e12},
         "results": [
             {
                 "shape": preset,
-                **measure_plan(PRESETS[preset], roof, device, dtype, batches=batches, prompts=prompts, rounds=rounds),
+                **measure_plan(
+                    PRESETS[preset], roof, device, dtype, wkv_dtype, batches=batches, prompts=prompts, rounds=rounds
+                ),
             }
             for preset in presets
         ],
@@ -76,6 +81,7 @@ def measure_plan(
     roof: Roof,
     device: torch.device,
     dtype: torch.dtype,
+    wkv_dtype: torch.dtype,
     *,
     batches: Sequence[int],
     prompts: Sequence[tuple[int, int]],
@@ -86,7 +92,7 @@ def measure_plan(
     parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     read = parameters - plan.vocab_size * plan.width  # of the embedding, one row a token
     head = plan.vocab_size * plan.width
-    model = construct(checkpoint, dtype, device)
+    model = construct(checkpoint, dtype, device, wkv_dtype)
     del checkpoint
     decode, prefill = {}, {}
     for rows in batches:

@@ -1,4 +1,8 @@
-"""`rookery bench kernels`: each operator alone, and its share of what the device can move and multiply."""
+"""`rookery bench kernels`: each operator alone, and its share of what the device can move and multiply.
+
+Where the operators are Triton kernels, also both forms of the prompts' WKV at several sizes, and from that what
+`rookery.kernels.triton.forms` would hold for this device.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,10 @@ from .machine import machine
 from .roofline import measure_roof, seconds
 
 HEAD_SIZE = 64
+FORMS = ((1, 16), (1, 128), (8, 16), (8, 128), (32, 16), (32, 128), (32, 1024), (128, 128))
+"""Prompts, and the tokens of each, at which the two forms are timed."""
+CLEARLY = 0.9
+"""A form has to take at most so much of the other's time to be chosen for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,57 @@ def _layer_cases(device: torch.device, dtype: torch.dtype, width: int, rows: Row
     yield Case("relu_squared", size, lambda: relu_squared(wide), 2 * wide.nbytes)
 
 
+def form_cases(
+    device: torch.device, dtype: torch.dtype, *, width: int, prompts: Sequence[tuple[int, int]]
+) -> Iterator[tuple[str, int, int, Callable[[bool], object]]]:
+    """Operator, rows, tokens a row, and the operator by token (True) or in chunks; of Triton's kernels alone."""
+    from rookery.kernels.triton.wkv6 import wkv6
+    from rookery.kernels.triton.wkv7_heads import wkv7_heads
+
+    heads = width // HEAD_SIZE
+    for rows, tokens in prompts:
+        packed = Rows.pack(list(range(rows)), [tokens] * rows, device, decode=0)
+        x = torch.randn(packed.tokens, width, device=device).to(dtype)
+        by_head = x.view(packed.tokens, heads, HEAD_SIZE)
+        channel = torch.randn(width, device=device)
+        of_heads = channel.view(heads, HEAD_SIZE)
+        log_decay = -torch.sigmoid(by_head.float())
+        weights = HeadWeights(channel, channel, channel, channel, channel, of_heads, channel, channel)
+        state = torch.zeros(rows, heads, HEAD_SIZE, HEAD_SIZE, device=device)
+        run6 = partial(wkv6, by_head, by_head, by_head, log_decay, of_heads, state, packed)
+        run7 = partial(wkv7_heads, x, x, x, x, x, x, x, x, weights, state, packed)
+        yield "wkv6", rows, tokens, lambda by_token, run=run6: run(by_token=by_token)  # type: ignore[misc]
+        yield "wkv7_heads", rows, tokens, lambda by_token, run=run7: run(by_token=by_token)  # type: ignore[misc]
+
+
+def measure_forms(
+    device: torch.device, dtype: torch.dtype, *, width: int, prompts: Sequence[tuple[int, int]], rounds: int
+) -> list[dict[str, Any]]:
+    """Time both forms of the prompts' WKV; empty where the operators are no Triton kernels."""
+    if not uses_triton(device.type):
+        return []
+    measured = []
+    for operator, rows, tokens, run in form_cases(device, dtype, width=width, prompts=prompts):
+        by_token, in_chunks = (seconds(partial(run, form), device, rounds=rounds, calls=3) for form in (True, False))
+        measured.append(
+            {
+                "operator": operator,
+                "pairs": rows * (width // HEAD_SIZE),
+                "tokens": tokens,
+                "by_token_us": by_token * 1e6,
+                "in_chunks_us": in_chunks * 1e6,
+            }
+        )
+    return measured
+
+
+def entries(forms: Sequence[dict[str, Any]]) -> list[tuple[int, int]]:
+    """`forms.RECURRENT` as measured, (pairs, tokens): where every operator is clearly faster by token."""
+    sizes = {(form["pairs"], form["tokens"]) for form in forms}
+    slower = {(form["pairs"], form["tokens"]) for form in forms if form["by_token_us"] > CLEARLY * form["in_chunks_us"]}
+    return sorted(sizes - slower)
+
+
 def _samplings(rows: int, device: torch.device) -> dict[str, Truncation]:
     def settings(temperature: float, top_k: int, top_p: float) -> Truncation:
         one = torch.ones(rows, dtype=torch.float64, device=device)
@@ -142,6 +201,7 @@ def measure(
     vocab_size: int = 65536,
     batches: Sequence[int] = (1, 8, 32, 128, 320, 960),
     prompts: Sequence[tuple[int, int]] = ((1, 4096), (8, 1024), (32, 1024)),
+    forms: Sequence[tuple[int, int]] = FORMS,
     copy_bytes: int = 2**30,
     side: int = 8192,
     rounds: int = 5,
@@ -161,6 +221,7 @@ def measure(
                     "share_of_roof": roof.seconds(case.size_bytes) / took,
                 }
             )
+        measured_forms = measure_forms(device, dtype, width=width, prompts=forms, rounds=rounds)
     return {
         "benchmark": "kernels",
         "device": device.type,
@@ -170,6 +231,7 @@ def measure(
         "machine": machine(),
         "roof": {"gb_s": roof.bytes_per_s / 1e9, "tflop_s": roof.flops_per_s / 1e12},
         "results": results,
+        "forms": measured_forms,
     }
 
 
@@ -182,4 +244,10 @@ def render(report: dict[str, Any]) -> Table:
     for row in report["results"]:
         share = f"{100 * row['share_of_roof']:.0f} %"
         table.add_row(row["operator"], row["size"], f"{row['us']:.1f}", f"{row['gb_s']:.0f}", share)
+    for form in report["forms"]:
+        for name in ("by_token", "in_chunks"):
+            size = f"{form['pairs']} pairs x {form['tokens']}"
+            table.add_row(f"{form['operator']} {name.replace('_', ' ')}", size, f"{form[name + '_us']:.1f}", "", "")
+    if report["forms"]:
+        table.caption = f"{caption}\nforms.RECURRENT for this device, as (pairs, tokens): {entries(report['forms'])}"
     return table

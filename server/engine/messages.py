@@ -45,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = "auto"
     quantize: str = "none"
     device: str = "auto"
+    slot_dtype: Literal["float32", "float16"] = "float32"
+    """Of the WKV states of running sequences."""
     states: dict[str, str] = {}
     """Files of tuned initial states, by name."""
     tokenizer: str | None = None

@@ -254,6 +254,7 @@ def load(settings: Settings, server: EngineServer) -> None:
         dtype=settings.dtype,
         quantize=settings.quantize,
         device=settings.device,
+        slot_dtype=settings.slot_dtype,
         states={name: Path(file) for name, file in settings.states.items()},
         progress=progress,
     )

@@ -131,28 +131,19 @@ _REGROUP6 = [_FLA6_ORDER.index(name) for name in _OFFICIAL6_ORDER]
 
 def _from_fla6(tensors: Mapping[str, Tensor]) -> Tensors:
     """fla's Linear layers hold the low-rank pairs transposed, and its five mixes come in the order r, w, k, v, g."""
-    official: Tensors = {}
-    for key, tensor in tensors.items():
-        block, name = _fla_block(key)
-        if block is None:
-            official[name] = tensor
-        elif name in _FLA6:
-            official[f"{block}.{_FLA6[name]}"] = tensor
-        elif name in _FLA6_TRANSPOSED:
-            official[f"{block}.{_FLA6_TRANSPOSED[name]}"] = _transposed(key, tensor)
-        elif name == "attn.x_proj.0.linear.weight":  # [5 * rank, C]
+
+    def regroup(key: str, name: str, tensor: Tensor) -> Tensors:
+        if name == "attn.x_proj.0.linear.weight":  # [5 * rank, C]
             groups = _groups(key, _transposed(key, tensor), axis=1)
-            official[f"{block}.att.time_maa_w1"] = groups[:, _REGROUP6].flatten(1)
-        elif name == "attn.x_proj.2.weight":  # [C, 5 * rank]
-            groups = _groups(key, _transposed(key, tensor), axis=0)
-            official[f"{block}.att.time_maa_w2"] = groups[_REGROUP6]
-        elif name == "attn.x_bias":  # [5, C]
+            return {"att.time_maa_w1": groups[:, _REGROUP6].flatten(1)}
+        if name == "attn.x_proj.2.weight":  # [C, 5 * rank]
+            return {"att.time_maa_w2": _groups(key, _transposed(key, tensor), axis=0)[_REGROUP6]}
+        if name == "attn.x_bias":  # [5, C]
             mixes = _groups(key, tensor, axis=0)
-            for mix, letter in enumerate(_FLA6_ORDER):
-                official[f"{block}.att.time_maa_{letter}"] = mixes[mix].flatten()
-        else:
-            official[f"{block}.{name}"] = tensor
-    return official
+            return {f"att.time_maa_{letter}": mixes[mix].flatten() for mix, letter in enumerate(_FLA6_ORDER)}
+        return {name: tensor}
+
+    return _from_fla(tensors, _FLA6, _FLA6_TRANSPOSED, regroup)
 
 
 _FLA7 = {
@@ -178,20 +169,33 @@ _FLA7_TRANSPOSED = {
 
 def _from_fla7(tensors: Mapping[str, Tensor]) -> Tensors:
     """The low-rank pairs are transposed; older files stack the mixes in one `x_x`, in the order r, w, k, v, a, g."""
+
+    def unstack(key: str, name: str, tensor: Tensor) -> Tensors:
+        if name == "attn.x_x" and tensor.shape[:1] == (6,):
+            return {f"att.x_{letter}": mix.flatten() for letter, mix in zip("rwkvag", tensor, strict=True)}
+        return {name: tensor}
+
+    return _from_fla(tensors, _FLA7, _FLA7_TRANSPOSED, unstack)
+
+
+def _from_fla(
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    transposed: Mapping[str, str],
+    others: Callable[[str, str, Tensor], Tensors],
+) -> Tensors:
+    """fla's names within a block, by these tables, and what `others` makes of (key, name, tensor) that are in none."""
     official: Tensors = {}
     for key, tensor in tensors.items():
         block, name = _fla_block(key)
         if block is None:
             official[name] = tensor
-        elif name in _FLA7:
-            official[f"{block}.{_FLA7[name]}"] = tensor
-        elif name in _FLA7_TRANSPOSED:
-            official[f"{block}.{_FLA7_TRANSPOSED[name]}"] = _transposed(key, tensor)
-        elif name == "attn.x_x" and tensor.shape[:1] == (6,):
-            for letter, mix in zip("rwkvag", tensor, strict=True):
-                official[f"{block}.att.x_{letter}"] = mix.flatten()
+        elif name in names:
+            official[f"{block}.{names[name]}"] = tensor
+        elif name in transposed:
+            official[f"{block}.{transposed[name]}"] = _transposed(key, tensor)
         else:
-            official[f"{block}.{name}"] = tensor
+            official.update({f"{block}.{known}": part for known, part in others(key, name, tensor).items()})
     return official
 
 

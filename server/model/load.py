@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from rookery.kernels.backend import VARIABLE
+
 from ..engine.request import EngineInfo
 from ..errors import StartupError
 from .base import Model
@@ -31,6 +33,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     quantize: str = "none",
+    slot_dtype: str = "float32",
     states: Mapping[str, Path] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Model, EngineInfo]:
@@ -40,32 +43,33 @@ def load_model(
         dtype: "float32", "bfloat16", "float16", or "auto": float32 on a CPU, bfloat16 on a GPU.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
         quantize: "int8" or "int4" for the matrices, on a CPU with the native library; or "none".
+        slot_dtype: "float32" or "float16": what WKV states are kept in between steps.
         states: files of tuned initial states by the name clients give.
         progress: called with the share that is done, growing to 1.
 
     Raises:
         CheckpointError: the model or a state cannot be used.
-        StartupError: the device is not there, its memory is too small, or it has no quantised matrices.
+        StartupError: the device is not there, its memory is too small, or it has no quantised matrices or no states
+            of that type.
     """
     place = resolve_device(device)
     number_type = resolve_dtype(dtype, place)
+    wkv_type = resolve_dtype(slot_dtype, place)
     report = progress or (lambda share: None)
     checkpoint = read_checkpoint(path, lambda share: report(_READING * share))
     named_states = {name: read_tuned_state(file, checkpoint.shape) for name, file in (states or {}).items()}
     checkpoint = replace(checkpoint, named_states=named_states)
     try:
-        model = _serving(checkpoint, number_type, place, quantize)
+        model = _serving(checkpoint, number_type, place, quantize, wkv_type)
     except torch.OutOfMemoryError as error:
         raise StartupError(
             f"{path}: the weights do not fit into the memory of {place} ({str(error).partition('.')[0]})",
             "free memory on it, take a smaller model, or use --device cpu",
         ) from None
     report(1.0)
-    info = _info(checkpoint, number_type, place)
-    if isinstance(model, NativeModel):
-        info = replace(info, state_bytes=model.new_pool(1).state_bytes)
-        if quantize != "none":
-            info = replace(info, dtype=quantize, weight_bytes=model.weight_bytes)
+    info = _info(checkpoint, model, number_type, place)
+    if isinstance(model, NativeModel) and quantize != "none":
+        info = replace(info, dtype=quantize, weight_bytes=model.weight_bytes)
     return model, info
 
 
@@ -99,11 +103,14 @@ def state_bytes(shape: ModelShape, dtype: torch.dtype) -> int:
     return shift * dtype.itemsize + (shape.state_values - shift) * torch.float32.itemsize
 
 
-def _serving(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, quantize: str) -> Model:
+def _serving(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, quantize: str, wkv_dtype: torch.dtype
+) -> Model:
     """The model on the native library where that serves it, else on torch.
 
     Raises:
-        StartupError: quantised matrices are asked for, which only the native library has.
+        StartupError: quantised matrices are asked for, which only the native library has, or states of float16, which
+            it has not.
     """
     kept = quantize if quantize != "none" else str(dtype).removeprefix("torch.")
     native = native_model(checkpoint, kept) if device.type == "cpu" else None
@@ -112,18 +119,23 @@ def _serving(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, q
             "use --device cpu where the native library is built (it needs a C compiler at install), or --quantize none"
         )
         raise StartupError(f"--quantize {quantize} cannot run on {device} here", mend, exit_code=2)
-    return native or construct(checkpoint, dtype, device)
+    if native is not None and wkv_dtype != torch.float32:
+        mend = f"use --slot-dtype float32, or serve on a GPU or, slowly, on torch ({VARIABLE}=torch)"
+        raise StartupError("--slot-dtype float16: the native CPU library keeps states in float32", mend, exit_code=2)
+    return native or construct(checkpoint, dtype, device, wkv_dtype)
 
 
-def construct(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Model:
+def construct(
+    checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, wkv_dtype: torch.dtype = torch.float32
+) -> Model:
     """The class of this version; imported only now, so that one generation's kernels do not load another's."""
     version = checkpoint.shape.version
     module = import_module(f".rwkv{version[0]}", __package__)
-    model: Model = getattr(module, _CLASSES[version])(checkpoint, dtype=dtype, device=device)
+    model: Model = getattr(module, _CLASSES[version])(checkpoint, dtype=dtype, device=device, wkv_dtype=wkv_dtype)
     return model
 
 
-def _info(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> EngineInfo:
+def _info(checkpoint: Checkpoint, model: Model, dtype: torch.dtype, device: torch.device) -> EngineInfo:
     shape = checkpoint.shape
     parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     return EngineInfo(
@@ -133,7 +145,7 @@ def _info(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> E
         layers=shape.layers,
         width=shape.width,
         vocab_size=shape.vocab_size,
-        state_bytes=state_bytes(shape, dtype),
+        state_bytes=model.new_pool(1).state_bytes,
         weight_bytes=parameters * dtype.itemsize,
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from rookery.kernels.cpu.library import Act, Format, Kind
 from rookery.kernels.cpu.packed import MEETS, Activations, Packed, pack
+from rookery.kernels.head_norm import NORM_EPS
 
 from .checkpoint import Checkpoint
 from .native_program import Program
-from .trunk import GROUP_NORM_EPS
 
 _TABLE = {torch.float32: Format.F32, torch.bfloat16: Format.BF16, torch.float16: Format.F16}
 
@@ -118,7 +118,7 @@ class Layers:
             heads=heads,
             head_size=size,
             offset=layer * heads * size * size,
-            eps=GROUP_NORM_EPS,
+            eps=NORM_EPS,
         )
         self.step.phase(op)
 

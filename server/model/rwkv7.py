@@ -81,8 +81,15 @@ class Layer:
 class Rwkv7(Trunk):
     """RWKV-7, behind `base.Model`."""
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device | str) -> None:
-        super().__init__(checkpoint, dtype=dtype, device=device)
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        wkv_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(checkpoint, dtype=dtype, device=device, wkv_dtype=wkv_dtype)
         self.layers = [Layer(w, self.shape, first=i == 0) for i, w in enumerate(self.layer_weights())]
 
     def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:

@@ -8,17 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rookery.kernels.head_norm import head_norm
 from rookery.kernels.linear import Linear
 
 from ..state.pool import State, StatePool
 from .checkpoint import Checkpoint
 
 LAYER_NORM_EPS = 1e-5
-GROUP_NORM_EPS = 64e-5
-"""Of the norm after WKV in RWKV-5, 6 and 7, whatever the head size: training divides by 8 and uses 1e-5."""
-
-HALVE_EVERY = 6
-"""float16, RWKV-4 to 6: the residual stream is halved after so many layers, lest it leave float16's range."""
 
 
 class Weights:
@@ -68,8 +64,8 @@ class Weights:
     def layer_norm(self, name: str) -> LayerNorm:
         return LayerNorm(self.cast(f"{name}.weight"), self.cast(f"{name}.bias"))
 
-    def group_norm(self, name: str, heads: int) -> GroupNorm:
-        return GroupNorm(self.exact(f"{name}.weight"), self.exact(f"{name}.bias"), heads)
+    def head_norm(self, name: str) -> HeadNorm:
+        return HeadNorm(self.exact(f"{name}.weight"), self.exact(f"{name}.bias"))
 
 
 class LayerNorm:
@@ -83,16 +79,16 @@ class LayerNorm:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
 
 
-class GroupNorm:
-    """The norm after WKV: over each head of [N, H, D], then weight and bias a channel; to [N, C], float32."""
+class HeadNorm:
+    """The norm after WKV and the gate, as `rookery.kernels.head_norm` has them."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, heads: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.weight = weight
         self.bias = bias
-        self.heads = heads
 
-    def __call__(self, y: Tensor) -> Tensor:
-        return F.group_norm(y.flatten(1), self.heads, self.weight, self.bias, GROUP_NORM_EPS)
+    def __call__(self, y: Tensor, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """[N, H, D] float32 to [N, C] in `dtype`; the gate, [N, C], before its silu."""
+        return head_norm(y, self.weight, self.bias, gate, dtype)
 
 
 class Trunk:
@@ -101,11 +97,20 @@ class Trunk:
     Args:
         checkpoint: checked by its reader; nothing is checked again here.
         dtype: of matrices, residual stream and token shift; decay, bonus, WKV and group norm stay float32.
+        wkv_dtype: float32 or float16, what pools keep WKV states in.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        wkv_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.shape = checkpoint.shape
         self.dtype = dtype
+        self.wkv_dtype = wkv_dtype
         self.device = torch.device(device)
         self.weights = Weights(checkpoint.tensors, "", dtype=dtype, device=device)
         # ln0 follows the embedding, so it is applied to the table once; in float32, before the cast.
@@ -132,7 +137,7 @@ class Trunk:
 
     def new_pool(self, slots: int) -> StatePool:
         """A pool of that many slots, in this model's dtype and on its device."""
-        return StatePool(self.shape, slots, dtype=self.dtype, device=self.device)
+        return StatePool(self.shape, slots, dtype=self.dtype, device=self.device, wkv_dtype=self.wkv_dtype)
 
     def initial_state(self, name: str | None) -> State | None:
         """The tuned state of that name; for None the checkpoint's own, or None where it has none.
@@ -141,22 +146,3 @@ class Trunk:
             KeyError: there is no state of that name.
         """
         return self.tuned_state if name is None else self.named_states[name]
-
-
-class Damping:
-    """Keeps the residual stream of RWKV-4, 5 and 6 within float16; does nothing in other dtypes.
-
-    What layer l adds is divided by 2^(l // HALVE_EVERY), and the stream is halved whenever that exponent grows. Layer
-    norms undo the scale, so the model computes the same.
-    """
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.active = dtype == torch.float16
-
-    def divisor(self, layer: int) -> int:
-        """By what the two output matrices of this layer are divided."""
-        return int(2 ** (layer // HALVE_EVERY)) if self.active else 1
-
-    def __call__(self, x: Tensor, layer: int) -> Tensor:
-        """The residual stream as it leaves this layer."""
-        return x / 2 if self.active and (layer + 1) % HALVE_EVERY == 0 else x

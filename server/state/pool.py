@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rookery.kernels.slots import fit
+
 from ..model.shape import ModelShape
 
 RWKV4_MAX_START = -1e30
@@ -19,7 +21,7 @@ class State:
     """One session's whole memory, detached from any slot: what is cached, stored, forked and resumed.
 
     shift: [L, 2, C] model dtype; last input of time mixing (0) and of channel mixing (1).
-    wkv: [L, H, D, D] float32, axes value, key; RWKV-4: [L, 3, C] float32, a, b, max.
+    wkv: [L, H, D, D] float32 or float16, axes value, key; RWKV-4: [L, 3, C] float32, a, b, max.
     """
 
     shift: Tensor
@@ -31,14 +33,28 @@ class StatePool:
 
     Shapes (S slots, L layers; slot-outer, so that one state is one contiguous block):
         shift: [S, L, 2, C], model dtype.
-        wkv:   [S, L, H, D, D] float32, axes -2 value, -1 key, for RWKV-5, 6 and 7; [S, L, 3, C] for RWKV-4.
+        wkv:   [S, L, H, D, D], axes -2 value, -1 key, for RWKV-5, 6 and 7; [S, L, 3, C] for RWKV-4.
+
+    Args:
+        dtype: of `shift`.
+        wkv_dtype: float32, or float16, which halves the memory and rounds every state after every step. RWKV-4's has
+            exponents, and is float32 whatever is asked for.
     """
 
-    def __init__(self, shape: ModelShape, slots: int, *, dtype: torch.dtype, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        slots: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        wkv_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.shape = shape
         self.slots = slots
         self.shift = torch.zeros(slots, shape.layers, 2, shape.width, dtype=dtype, device=device)
-        self.wkv = torch.zeros(slots, shape.layers, *shape.wkv_shape, dtype=torch.float32, device=device)
+        wkv_dtype = torch.float32 if shape.version == "4" else wkv_dtype
+        self.wkv = torch.zeros(slots, shape.layers, *shape.wkv_shape, dtype=wkv_dtype, device=device)
         self.reset(range(slots))
 
     @property
@@ -66,7 +82,7 @@ class StatePool:
     def write(self, slot: int, state: State) -> None:
         """Overwrite one slot."""
         self.shift[slot].copy_(state.shift)
-        self.wkv[slot].copy_(state.wkv)
+        self.wkv[slot].copy_(fit(state.wkv, self.wkv.dtype))
 
     def copy(self, source: int, targets: Sequence[int]) -> None:
         """Fork: every target slot becomes what `source` is."""

@@ -21,11 +21,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from rookery.kernels.slots import fit
+
 from .pool import State, StatePool
 
 FORMAT = "rookery-state-1"
 _MAX_HEADER_BYTES = 16 * 1024
-_LARGEST_FLOAT16 = 65504.0
 
 StateDtype = Literal["float32", "float16"]
 
@@ -76,7 +77,7 @@ def write_snapshot(
     """The file's content; `hidden`, [C], is the model's output at the last token."""
     wkv = state.wkv
     if dtype == "float16" and format.version != "4":
-        wkv = wkv.clamp(-_LARGEST_FLOAT16, _LARGEST_FLOAT16).to(torch.float16)
+        wkv = fit(wkv, torch.float16)
     tensors = {"shift": state.shift.contiguous(), "wkv": wkv.contiguous()}
     if hidden is not None:
         tensors["hidden"] = hidden.contiguous()

@@ -6,19 +6,29 @@ import pytest
 import torch
 from torch import Tensor
 
+from rookery.kernels.head_norm import head_norm, head_norm_reference
 from rookery.kernels.relu_squared import relu_squared, relu_squared_reference
 from rookery.kernels.rows import Rows
 from rookery.kernels.shift_mix import shift_mix, shift_mix_reference
-from rookery.kernels.wkv7_heads import HeadWeights, wkv7_heads, wkv7_heads_reference
+from rookery.kernels.wkv7_heads import wkv7_heads, wkv7_heads_reference
+
+from .heads import random_heads
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3}
 MIXED = ([5, -1, 1, 0, -1, 2], [1, 1, 17, 0, 3, 2])
+EDGES = ([4, 1, -1, 2, 5, 0], [0, 15, 1, 16, 33, 1])
+NONE = ([1, 2], [0, 0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("adds", [False, True])
-@pytest.mark.parametrize(("slots", "lengths"), [([3], [1]), ([*range(16, 0, -1), -1], [1] * 17), MIXED])
-def test_shift_mix_equals_its_reference(slots: list[int], lengths: list[int], adds: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("adds", "of_present"), [(False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("slots", "lengths"),
+    [([3], [1]), ([3, -1, 0], [1] * 3), ([*range(16, 0, -1), -1], [1] * 17), MIXED, EDGES, NONE, ([], [])],
+)
+def test_shift_mix_equals_its_reference(
+    slots: list[int], lengths: list[int], adds: bool, of_present: bool, dtype: torch.dtype
+) -> None:
     rows = Rows.pack(slots, lengths)
     random = torch.Generator().manual_seed(0)
 
@@ -29,8 +39,10 @@ def test_shift_mix_equals_its_reference(slots: list[int], lengths: list[int], ad
     added = normal(rows.tokens, 40) if adds else None
     pool = normal(17, 2, 40)
     expected_pool = pool.clone()
-    total, mixed = shift_mix(x, added, weight, bias, mu, pool[:, 1], rows)
-    expected_total, expected = shift_mix_reference(x, added, weight, bias, mu, expected_pool[:, 1], rows)
+    total, mixed = shift_mix(x, added, weight, bias, mu, pool[:, 1], rows, of_present=of_present)
+    expected_total, expected = shift_mix_reference(
+        x, added, weight, bias, mu, expected_pool[:, 1], rows, of_present=of_present
+    )
     assert torch.equal(total, expected_total)
     torch.testing.assert_close(mixed, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     torch.testing.assert_close(pool, expected_pool, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -38,33 +50,31 @@ def test_shift_mix_equals_its_reference(slots: list[int], lengths: list[int], ad
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize(("slots", "lengths"), [([2, -1, 0], [1] * 3), MIXED])
+@pytest.mark.parametrize(("slots", "lengths"), [([2, -1, 0], [1] * 3), MIXED, EDGES])
 def test_wkv7_heads_equals_its_reference(slots: list[int], lengths: list[int], first: bool, dtype: torch.dtype) -> None:
-    heads, head_size = 2, 20
-    width = heads * head_size
-    rows = Rows.pack(slots, lengths)
-    random = torch.Generator().manual_seed(1)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random)
-
-    r, w, k, v, a, g, v_first, v_share = (normal(rows.tokens, width).to(dtype) for _ in range(8))
-    vectors = [normal(width) for _ in range(7)]
-    w0, a0, v0, k_k, k_a, norm_weight, norm_bias = vectors
-    weights = HeadWeights(
-        w0=w0, a0=a0, v0=None if first else v0, k_k=k_k, k_a=k_a, r_k=normal(heads, head_size),
-        norm_weight=norm_weight, norm_bias=norm_bias,
-    )  # fmt: skip
-    pool = normal(6, 3, heads, head_size, head_size)
-    expected_pool = pool.clone()
-    values = None if first else v_first
-    shares = None if first else v_share
-    got = wkv7_heads(r, w, k, v, a, g, values, shares, weights, pool[:, 1], rows)
-    expected = wkv7_heads_reference(r, w, k, v, a, g, values, shares, weights, expected_pool[:, 1], rows)
+    rows = Rows.pack(slots, lengths, positions=range(3, 3 + len(slots)))
+    inputs, weights, state = random_heads(rows.tokens, dtype, first=first)
+    expected_state = state.clone()
+    got = wkv7_heads(*inputs, weights, state, rows)
+    expected = wkv7_heads_reference(*inputs, weights, expected_state, rows)
     assert got.dtype == dtype
     error = (got.float() - expected.float()).abs().max()
     assert float(error) <= TOLERANCE[dtype] * max(1.0, float(expected.abs().max()))
-    torch.testing.assert_close(pool, expected_pool, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    torch.testing.assert_close(state, expected_state, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("tokens", [0, 1, 3, 17])
+@pytest.mark.parametrize("gated", [False, True])
+def test_head_norm_equals_its_reference(gated: bool, tokens: int, dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(3)
+    y, gate = (5 * torch.randn(tokens, 2, 20, generator=random) for _ in range(2))
+    weight, bias = (torch.randn(40, generator=random) for _ in range(2))
+    given = gate.view(tokens, 40).to(dtype) if gated else None
+    got = head_norm(y, weight, bias, given, dtype)
+    assert got.dtype == dtype
+    expected = head_norm_reference(y, weight, bias, given, dtype)
+    torch.testing.assert_close(got, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from rookery.kernels.rows import Rows
@@ -44,7 +47,8 @@ def compare(case: Case, inputs: Sequence[Tensor], rows: Rows, tolerance: float) 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_any_rows_equal_the_reference(name: str, half: bool) -> None:
-    rows = Rows.pack([3, -1, 1, 0, -1, 2, 5], [1, 1, 17, 0, 3, 16, 15])
+    slots, lengths = [3, -1, 1, 0, -1, 2, 5, 4], [1, 1, 17, 0, 3, 16, 15, 33]
+    rows = Rows.pack(slots, lengths, positions=[0, 0, 0, 5, 14, 16, 1, 15])
     case = Case(name, rows.tokens, 0)
     compare(case, halved(case) if half else case.inputs, rows, HALF if half else EXACT)
 
@@ -82,14 +86,22 @@ def test_padding_reads_zero_and_no_tokens_change_nothing(name: str) -> None:
     assert torch.equal(state, case.state)
 
 
-@pytest.mark.parametrize("name", ["wkv6", "wkv7"])
-def test_cuts_on_the_chunk_grid_change_no_bit(name: str) -> None:
-    case = Case(name, 33, 4)
+@pytest.mark.parametrize("name", ["wkv5", "wkv6", "wkv7"])
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(position=st.integers(0, 40), length=st.integers(1, 40), cuts=st.sets(st.integers(1, 4)))
+def test_cuts_on_the_grid_change_no_bit(name: str, position: int, length: int, cuts: set[int]) -> None:
+    """Wherever the row begins in its sequence, and whoever decodes beside it."""
+    case = Case(name, 1 + length, 4)
     whole_state, cut_state = case.state.clone(), case.state.clone()
-    whole = case.fast(*case.inputs, whole_state, Rows.pack([2], [33]))
-    pieces = [case.fast(*case.part(slice(a, b)), cut_state, Rows.pack([2], [b - a])) for a, b in ((0, 16), (16, 33))]
+    rows = Rows.pack([5, 2], [1, length], positions=[7, position], decode=1)
+    whole = case.fast(*case.inputs, whole_state, rows)[1:]
+    lines = [16 * (position // 16 + cut) - position for cut in sorted(cuts)]
+    pieces = []
+    for start, stop in itertools.pairwise([0, *(line for line in lines if line < length), length]):
+        rows = Rows.pack([2], [stop - start], positions=[position + start], decode=0)
+        pieces.append(case.fast(*case.part(slice(1 + start, 1 + stop)), cut_state, rows))
     assert torch.equal(torch.cat(pieces), whole)
-    assert torch.equal(cut_state, whole_state)
+    assert torch.equal(cut_state[2], whole_state[2])
 
 
 @pytest.mark.parametrize("name", ["wkv4", "wkv7"])
@@ -121,14 +133,14 @@ def test_rows_do_not_know_their_batch_mates(name: str) -> None:
 
 @pytest.mark.parametrize("operands", [torch.float32, torch.float16])
 def test_chunked_equals_recurrent(operands: torch.dtype) -> None:
-    slots, starts = torch.tensor([2, -1, 0]), torch.tensor([0, 17, 17, 33])
+    slots, starts, positions = torch.tensor([2, -1, 0]), torch.tensor([0, 17, 17, 33]), torch.tensor([0, 5, 30])
     tolerance = EXACT if operands == torch.float32 else HALF
     for name, module in (("wkv6", triton6), ("wkv7", triton7)):
         case = Case(name, 33, 7)
         by_token, by_chunk = torch.empty_like(case.inputs[0]), torch.empty_like(case.inputs[0])
         token_state, chunk_state = case.state.clone(), case.state.clone()
         module.recurrent(*case.inputs, token_state, slots, starts, by_token)
-        module.chunked(*case.inputs, chunk_state, slots, starts, by_chunk, 33, operands)
+        module.chunked(*case.inputs, chunk_state, slots, starts, positions, by_chunk, 33, operands)
         assert_near(by_chunk, by_token, tolerance)
         assert_near(chunk_state, token_state, tolerance)
 
@@ -202,10 +214,10 @@ def test_float16_operands_survive_large_inputs(name: str) -> None:
     inputs[v] = inputs[v] * 5
     inputs[3 if name == "wkv6" else 1] = torch.full_like(inputs[0], -0.6065306597)
     inputs = [x.half().float() for x in inputs]
-    slots, starts = torch.tensor([2]), torch.tensor([0, 33])
+    slots, starts, positions = torch.tensor([2]), torch.tensor([0, 33]), torch.tensor([9])
     module = triton6 if name == "wkv6" else triton7
     y, state = torch.empty_like(inputs[0]), case.state.clone()
-    module.chunked(*inputs, state, slots, starts, y, 33, torch.float16)
+    module.chunked(*inputs, state, slots, starts, positions, y, 33, torch.float16)
     slow_state = case.state.clone()
     slow = case.slow(*inputs, slow_state, Rows.pack([2], [33]))
     assert float((y - slow).abs().max()) <= 4e-3 * float(slow.abs().max())
