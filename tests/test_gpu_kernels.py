@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 
+from rookery.kernels.head_norm import head_norm
 from rookery.kernels.rows import Rows
 from rookery.kernels.sample import Penalties, Streams, sample, sample_reference
 from rookery.kernels.sampling import Truncation
@@ -29,6 +31,11 @@ EXACT, HALF = 2e-4, 4e-3
 SLOTS = 40
 Settings = TypeVar("Settings", Truncation, Streams, Penalties)
 ROWS = ([3, -1, 0, 7, 1, 2, 5, 4, 6, 8], [1, 1, 1, 0, 15, 16, 17, 33, 700, 256])
+POSITIONS = [0, 0, 0, 4, 0, 16, 15, 1, 1000, 7]
+
+
+def pack(device: str) -> Rows:
+    return Rows.pack(*ROWS, device, positions=POSITIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +59,7 @@ def near(got: Tensor, expected: Tensor, tolerance: float) -> None:
 @pytest.mark.parametrize("half", [None, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
 def test_wkv_equals_the_torch_form(name: str, half: torch.dtype | None) -> None:
-    cpu, gpu = Rows.pack(*ROWS), Rows.pack(*ROWS, device="cuda")
+    cpu, gpu = pack("cpu"), pack("cuda")
     case = Case(name, cpu.tokens, 0)
     exact = {"wkv4": (2, 3), "wkv5": (3, 4), "wkv6": (3, 4)}.get(name, (1,))
     inputs = [x if half is None or i in exact else x.to(half) for i, x in enumerate(case.inputs)]
@@ -61,6 +68,46 @@ def test_wkv_equals_the_torch_form(name: str, half: torch.dtype | None) -> None:
     expected = case.fast(*inputs, cpu_state, cpu)
     near(got, expected, HALF if half else EXACT)
     near(gpu_state, cpu_state, HALF if half else EXACT)
+
+
+@pytest.mark.parametrize("name", ["wkv5", "wkv6", "wkv7"])
+def test_states_may_be_stored_in_float16(name: str) -> None:
+    cpu, gpu = pack("cpu"), pack("cuda")
+    case = Case(name, cpu.tokens, 0)
+    cpu_state, gpu_state = case.state.half(), case.state.half().cuda()
+    got = case.fast(*(x.cuda() for x in case.inputs), gpu_state, gpu)
+    near(got, case.fast(*case.inputs, cpu_state, cpu), EXACT)
+    near(gpu_state, cpu_state.float(), 1e-3)
+
+
+@pytest.mark.parametrize("half", [None, torch.float16])
+@pytest.mark.parametrize("name", ["wkv5", "wkv6", "wkv7"])
+def test_cuts_on_the_grid_change_no_bit(name: str, half: torch.dtype | None) -> None:
+    case = Case(name, 300, 4)
+    exact = {"wkv5": (3, 4), "wkv6": (3, 4)}.get(name, (1,))
+    inputs = [x.cuda() if half is None or i in exact else x.to("cuda", half) for i, x in enumerate(case.inputs)]
+    outcomes = []
+    for cuts in ([0, 300], [0, 11, 27, 75, 299, 300], [0, 251, 300]):  # the row begins at 5
+        state, pieces = case.state.cuda(), []
+        for start, stop in itertools.pairwise(cuts):
+            part = [x[start:stop] if i < case.per_token else x for i, x in enumerate(inputs)]
+            rows = Rows.pack([2], [stop - start], "cuda", positions=[5 + start], decode=0)
+            pieces.append(case.fast(*part, state, rows))
+        outcomes.append((torch.cat(pieces), state))
+    for outcome in outcomes[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(outcome, outcomes[0], strict=True))
+
+
+@pytest.mark.parametrize("hardest", [-30.0, -368.0, -float("inf")])
+def test_wkv6_takes_any_decay(hardest: float) -> None:
+    case = Case("wkv6", 75, 8)
+    r, k, v, log_decay, bonus = case.inputs
+    hard = torch.rand(log_decay.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    inputs = (r, k, v, torch.where(hard, torch.tensor(hardest), log_decay), bonus)
+    slow_state, state = case.state.clone(), case.state.cuda()
+    got = case.fast(*(x.cuda() for x in inputs), state, Rows.pack([1, 0], [1, 74], "cuda"))
+    near(got, case.slow(*inputs, slow_state, Rows.pack([1, 0], [1, 74])), EXACT)
+    near(state, slow_state, EXACT)
 
 
 @pytest.mark.parametrize("a", [1.0, 0.5])
@@ -95,8 +142,10 @@ def test_a_row_does_not_know_how_many_decode_with_it(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_fused_operators_equal_the_torch_forms(dtype: torch.dtype) -> None:
+    from rookery.kernels.triton.wkv7_heads import wkv7_heads as heads_by_token
+
     heads, width = 12, 768
-    cpu, gpu = Rows.pack(*ROWS), Rows.pack(*ROWS, device="cuda")
+    cpu, gpu = pack("cpu"), pack("cuda")
     random = torch.Generator().manual_seed(2)
 
     def normal(*shape: int) -> Tensor:
@@ -115,8 +164,16 @@ def test_the_fused_operators_equal_the_torch_forms(dtype: torch.dtype) -> None:
         weights = HeadWeights(w0, a0, v0, k_k, k_a, r_k.to(device), weight, bias)
         own_state, own_shift = state.to(device, copy=True), shift.to(device, copy=True)
         y = wkv7_heads(r, w, k, v, a, g, v_first, v_share, weights, own_state, rows)
+        by_token = (
+            y
+            if device == "cpu"
+            else heads_by_token(
+                r, w, k, v, a, g, v_first, v_share, weights, state.to(device, copy=True), rows, by_token=True
+            )
+        )
+        gated = head_norm(r.float().view(-1, heads, 64), weight, bias, g, dtype)
         total, mixed = shift_mix(r, k, norm[0].to(device), norm[1].to(device), mu.to(device), own_shift, rows)
-        results.append((y, own_state, total, mixed, own_shift))
+        results.append((y, by_token, gated, own_state, total, mixed, own_shift))
     for got, expected in zip(*results, strict=True):
         near(got, expected, EXACT if dtype == torch.float32 else 2e-2)
 

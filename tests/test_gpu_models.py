@@ -12,6 +12,7 @@ from rookery.server.engine.engine import Engine
 from rookery.server.engine.graphs import CudaRecorder, DecodeGraphs, buckets
 from rookery.server.engine.request import Request, SamplingParams
 from rookery.server.model.base import Model
+from rookery.server.model.load import construct
 from rookery.server.model.synthetic import Plan, synthetic_checkpoint
 from rookery.server.model.weights import read_checkpoint
 
@@ -24,11 +25,11 @@ pytestmark = [
 ]
 
 
-def model_of(version: str, dtype: torch.dtype) -> Model:
+def model_of(version: str, dtype: torch.dtype, wkv_dtype: torch.dtype = torch.float32) -> Model:
     """Two layers of usual head size."""
     ranks = {"6": (32, 64), "7": (64, 64, 32, 128)}.get(version, ())
     plan = Plan(version=version, layers=2, width=768, ffn_width=3072, vocab_size=512, ranks=ranks)  # type: ignore[arg-type]
-    return build_model(synthetic_checkpoint(plan, dtype=torch.float32), dtype=dtype, device="cuda")
+    return construct(synthetic_checkpoint(plan, dtype=torch.float32), dtype, torch.device("cuda"), wkv_dtype)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10_000])
@@ -43,6 +44,74 @@ def test_logits_equal_the_goldens(fixtures: Path, name: str, chunk: int) -> None
         hidden = [model.forward(x, Rows.pack([1], [len(x)], "cuda"), pool) for x in torch.split(tokens, chunk)]
         logits = model.logits(torch.cat(hidden))[golden.arrays[f"pos_{prompt}"].long().cuda()]
         torch.testing.assert_close(logits.cpu(), golden.arrays[f"logits_{prompt}"], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MODELS)
+def test_half_precision_strays_no_further_than_the_official_package(
+    fixtures: Path, name: str, dtype: torch.dtype
+) -> None:
+    golden = load(fixtures, name)
+    official = golden.info["official_half_precision_vs_fp32_golden"]["bf16" if dtype == torch.bfloat16 else "fp16"]
+    model = build_model(read_checkpoint(fixtures / f"{name}.pth"), dtype=dtype, device="cuda")
+    tokens = golden.arrays["tokens_medium"].long().cuda()
+    hidden = model.forward(tokens, Rows.pack([1], [len(tokens)], "cuda"), model.new_pool(2))
+    logits = model.logits(hidden)[golden.arrays["pos_medium"].long().cuda()].cpu()
+    error = (logits - golden.arrays["logits_medium"]).abs()
+    assert error.max() <= 3 * official["max_abs"]
+    assert error.mean() <= 3 * official["mean_abs"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_continuations_of_an_engine_are_the_goldens(fixtures: Path, name: str) -> None:
+    """From the prompt in chunks to recorded steps, three at a time."""
+    golden = load(fixtures, name)
+    model = build_model(read_checkpoint(fixtures / f"{name}.pth"), dtype=torch.float32, device="cuda")
+    expected = golden.arrays["greedy_tokens"].tolist()
+    engine = Engine(model, max_batch=3, max_queue=3, prefill_budget=48)
+    engine.record()
+    for number in range(3):
+        params = SamplingParams(max_tokens=len(expected), temperature=0.0)
+        prompt = tuple(golden.arrays["tokens_medium"].tolist())
+        engine.submit(Request(id=str(number), prompt_ids=prompt, sampling=params))
+    drawn: dict[str, list[int | None]] = {}
+    while engine.busy:
+        for event in engine.step():
+            drawn.setdefault(event.request_id, []).append(event.token_id)
+    assert drawn == {str(number): expected for number in range(3)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("version", ["4", "5.2", "6", "7"])
+def test_a_row_of_a_recorded_step_does_not_know_the_others(version: str, dtype: torch.dtype) -> None:
+    """Within one size of batch, where products of matrices are the same: bit for bit."""
+    model = model_of(version, dtype)
+    pool = model.new_pool(8)
+    graphs = DecodeGraphs(model, pool, CudaRecorder(), [8])
+    outcomes = []
+    for others in ([1, 2, 3, 4, 5, 6, 7], [9, 9, 9, 0, 0, 0, 400], []):
+        pool.reset(range(8))
+        rows = []
+        for token in (5, 6, 7):
+            hidden = graphs.forward([token, *others], list(range(1 + len(others))))
+            assert hidden is not None
+            rows.append(hidden[0].clone())
+        outcomes.append((torch.stack(rows), pool.wkv[0].clone()))
+    for outcome in outcomes[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(outcome, outcomes[0], strict=True))
+
+
+@pytest.mark.parametrize("version", ["5.2", "6", "7"])
+def test_float16_states_stay_near_float32_ones(version: str) -> None:
+    outcomes = []
+    for wkv_dtype in (torch.float32, torch.float16):
+        model = model_of(version, torch.float32, wkv_dtype)
+        pool = model.new_pool(2)
+        tokens = (7 * torch.arange(600, device="cuda")) % 512
+        prompt = model.forward(tokens[:512], Rows.pack([1], [512], "cuda"), pool)
+        steps = [model.forward(token, Rows.pack([1], [1], "cuda"), pool) for token in torch.split(tokens[512:], 1)]
+        outcomes.append(torch.cat([prompt, *steps]))
+    torch.testing.assert_close(*outcomes, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
