@@ -194,6 +194,18 @@ async def test_sampling_parameters_reach_the_engine(api: Api) -> None:
     assert (other.temperature, other.top_p, other.penalty_decay, other.logit_bias) == (1.0, 1.0, 1.0, {})
 
 
+async def test_penalties_leave_spaces_and_digits_uncounted_unless_they_never_decay(api: Api) -> None:
+    uncounted = tuple(sorted(b" \t0123456789"))
+    for fields, expected in (
+        ({"frequency_penalty": 0.5}, uncounted),
+        ({"presence_penalty": 0.5, "penalty_decay": 0.9}, uncounted),
+        ({"frequency_penalty": 0.5, "penalty_decay": 1}, ()),
+        ({"repetition_penalty": 1.2}, ()),
+    ):
+        await api.complete("a", **fields)
+        assert api.engine.submitted[-1].sampling.uncounted_ids == expected
+
+
 async def test_without_a_seed_every_request_has_its_own(api: Api) -> None:
     await api.complete(["a", "a"])
     await api.complete()
