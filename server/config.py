@@ -77,8 +77,10 @@ class Config:
     """Sequences that run at the same time (state slots)."""
     max_queue: Count = 256
     """Requests that may wait for a slot; one more gets a 429."""
-    prefill_budget: Count = 512
-    """Prompt tokens computed in one step, over all rows."""
+    prefill_budget: Count = 8192
+    """Prompt tokens computed in one step at most, over all rows."""
+    step_target: Seconds = 0.25
+    """Seconds a step may take that computes prompts: they are cut so small that running streams wait no longer."""
     max_prompt_tokens: Count = 1_048_576
     """Longest prompt, in tokens; the state does not grow with it, the time does."""
     max_completion_tokens: Count = 32_768

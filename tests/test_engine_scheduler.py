@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from rookery.server.engine.batch import Batch
+from rookery.server.engine.fair import fair_shares
+from rookery.server.engine.pace import Pace
 from rookery.server.engine.request import Request, SamplingParams
-from rookery.server.engine.scheduler import Batch, Scheduler, fair_shares
+from rookery.server.engine.scheduler import Scheduler
 from rookery.server.errors import InvalidRequest, QueueFull
 
 
@@ -56,7 +59,7 @@ def test_a_long_prompt_does_not_block_a_short_one() -> None:
     scheduler.submit(request("short", 20))
     batch = advance(scheduler)
     assert batch is not None
-    assert [chunk.stop - chunk.start for chunk in batch.chunks] == [44, 20]
+    assert [chunk.stop - chunk.start for chunk in batch.chunks] == [32, 20]  # whole blocks
     assert [choice.request.id for choice in scheduler.decoding.values()] == ["short"]
 
 
@@ -83,7 +86,7 @@ def test_tenants_take_turns_and_share_the_budget() -> None:
         started += [chunk.prefill.request.id for chunk in batch.chunks if chunk.start == 0]
     assert started == ["a0", "a1", "a2", "b0", "a3", "a4", "a5"]
 
-    scheduler = Scheduler(max_batch=8, max_queue=8, prefill_budget=12)
+    scheduler = Scheduler(max_batch=8, max_queue=8, prefill_budget=64)
     for index in range(5):
         scheduler.submit(request(f"a{index}", 50, tenant="a"))
     scheduler.submit(request("b0", 50, tenant="b"))
@@ -92,7 +95,72 @@ def test_tenants_take_turns_and_share_the_budget() -> None:
     spent: Counter[str] = Counter()
     for chunk in batch.chunks:
         spent[chunk.prefill.request.tenant] += chunk.stop - chunk.start
-    assert spent == {"a": 6, "b": 6}
+    assert spent == {"a": 32, "b": 32}
+
+
+def test_prompts_are_cut_at_blocks_counted_from_the_first_token_of_their_sequence() -> None:
+    scheduler = Scheduler(max_batch=8, max_queue=8, prefill_budget=40)
+    origins = {"new": 0, "goes on": 21, "late": 3}
+    for id, origin in origins.items():
+        scheduler.submit(request(id, 100), origin=origin)
+    ends = {id: [0] for id in origins}
+    while scheduler.prefills:
+        batch = advance(scheduler)
+        assert batch is not None and sum(batch.lengths) - len(batch.decoding) <= 40
+        for chunk in batch.chunks:
+            assert chunk.start == ends[chunk.prefill.request.id][-1]
+            ends[chunk.prefill.request.id].append(chunk.stop)
+    for id, origin in origins.items():
+        assert ends[id][-1] == 100 and all((origin + end) % 16 == 0 for end in ends[id][1:-1])
+
+
+def test_a_budget_of_one_block_serves_everybody_in_turn() -> None:
+    scheduler = Scheduler(max_batch=4, max_queue=4, prefill_budget=16)
+    for tenant in "abc":
+        scheduler.submit(request(tenant, 1000, tenant=tenant))
+    served = [batch.chunks[0].prefill.request.id for _ in range(6) if (batch := advance(scheduler)) is not None]
+    assert served == list("abcabc")
+
+
+def test_a_flood_gives_up_slots_to_whoever_has_less_than_his_share() -> None:
+    scheduler = Scheduler(max_batch=4, max_queue=80, prefill_budget=640)
+    for index in range(64):
+        scheduler.submit(request(f"a{index}", max_tokens=1000, tenant="a"))
+    advance(scheduler)
+    scheduler.submit(request("b0", max_tokens=2, tenant="b"))
+    scheduler.submit(request("b1", max_tokens=2, tenant="b"))
+    scheduler.submit(request("b2", max_tokens=2, tenant="b"))
+    parked = scheduler.make_room()
+    assert [prefill.request.id for prefill, _ in parked] == ["a3", "a2"]
+    assert {slot for _, slot in parked} == {prefill.choices[0].slot for prefill in scheduler.prefills}
+    assert (scheduler.running, scheduler.waiting, scheduler.slots_free) == (6, 61, 0)
+    assert scheduler.make_room() == []  # both have their half now
+    for prefill, slot in parked:
+        prefill.state = f"of slot {slot}"
+    advance(scheduler)
+    advance(scheduler)
+    scheduler.admit()
+    assert {choice.request.id for choice in scheduler.decoding.values()} >= {"a0", "a1"}
+    assert [state for _, state in scheduler.resumed] == [f"of slot {parked[-1][1]}"]
+    assert scheduler.cancel("a3")  # while it is parked
+    for id in [f"a{index}" for index in range(64)] + ["b2"]:
+        scheduler.cancel(id)
+    assert scheduler.slots_free == 4 and not scheduler.busy and not scheduler.queue
+
+
+def test_the_pace_follows_what_steps_take() -> None:
+    pace = Pace(8192, 0.25)
+    for per_token in (0.001, 0.004, 0.00001):
+        for _ in range(12):
+            pace.took(pace.tokens, 0.05 + per_token * pace.tokens)
+        full = 0.05 + per_token * pace.tokens
+        assert full <= 0.25 and (pace.tokens == 8192 or full > 0.2)
+    pace.took(3, 0.01)
+    assert pace.tokens == 8192  # a short step says nothing of a full one
+    for _ in range(12):
+        pace.took(pace.tokens, 60.0)
+    assert pace.tokens == 16
+    assert Pace(512).tokens == 512
 
 
 def test_a_full_queue_refuses_but_keeps_a_place_for_other_tenants() -> None:
@@ -222,6 +290,13 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(failed=st.sampled_from([False, False, False, True]))
     def step(self, failed: bool) -> None:
+        for prefill, _ in self.scheduler.make_room():
+            prefill.state = prefill.request.id
+        self.scheduler.admit()
+        for slot, state in self.scheduler.resumed:
+            live = [one for choices in self.scheduler._requests.values() for one in choices]
+            assert state in {one.request.id for one in live if one.slot == slot}
+        self.scheduler.resumed.clear()
         batch = self.scheduler.next_batch()
         assert (batch is None) == (not self.unfinished)
         if batch is None:

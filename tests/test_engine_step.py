@@ -192,6 +192,23 @@ def test_cancel_frees_the_slots_at_once_and_reports_in_the_next_step(steps: int)
     assert not engine.busy
 
 
+def test_a_request_that_gave_up_its_slot_goes_on_where_it_was() -> None:
+    flood = [request(f"a{index}", range(1, 5 + index), SamplingParams(max_tokens=12, seed=index)) for index in range(6)]
+    flood.append(request("long", [1 + index % 20 for index in range(90)], greedy(3)))
+    alone = {one.id: tokens(run(engine_of(ToyModel()), one)[one.id, 0]) for one in flood}
+    engine = engine_of(ToyModel(), max_batch=3, prefill_budget=16)
+    for one in flood[::-1]:
+        engine.submit(replace(one, tenant="a"))
+    events = [event for _ in range(4) for event in engine.step()]
+    for index in range(4):
+        engine.submit(replace(request(f"b{index}", [index + 1, 2], greedy(2)), tenant="b"))
+    events += engine.step()
+    assert "b0" in {choice.request.id for choice in engine.scheduler.decoding.values()}
+    choices = by_choice(events + drain(engine))
+    assert {id: tokens(choices[id, 0]) for id in alone} == alone
+    assert engine.stats().slots_free == 3
+
+
 def test_one_choice_can_be_cancelled() -> None:
     engine = engine_of(ToyModel(), prefill_budget=4)
     sampling = SamplingParams(max_tokens=5, seed=3)
@@ -223,7 +240,7 @@ def test_a_poisoned_request_fails_alone(caplog: pytest.LogCaptureFixture) -> Non
     assert choices["late", 0][-1].finish == "length"
     assert engine.stats().slots_free == 8
     assert [record.getMessage() for record in caplog.records] == [
-        "a step over 7 rows failed",
+        "a step over 6 rows failed",
         "a step over 1 rows failed; it ended request bomb",
     ]
     assert all(record.exc_info is not None for record in caplog.records)
@@ -286,7 +303,9 @@ def test_a_grammar_that_still_compiles_holds_up_nobody_else() -> None:
     engine.submit(request("free", [1, 2, 3], greedy(9)))
     while engine.scheduler.running == 2:
         engine.step()
-    assert [prefill.position for prefill in engine.scheduler.prefills] == [9]  # all but the last prompt token
+    assert [prefill.position for prefill in engine.scheduler.prefills] == [
+        8
+    ]  # whole blocks, all before the last prompt token
     steps = engine.steps
     assert engine.step() == [] and engine.busy and engine.steps == steps
     grammar.ready = True

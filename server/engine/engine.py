@@ -20,15 +20,18 @@ from ..errors import InvalidRequest
 from ..model.base import Model
 from ..state.cache import PrefixCache
 from ..state.disk import DiskTier
+from ..state.pool import State
 from ..state.store import StateStore
 from ..state.worker import Worker
+from .batch import Batch, Choice
 from .constraint import Constraints
 from .graphs import CudaRecorder, DecodeGraphs, buckets, recordable
 from .keeper import Keeper
+from .pace import Pace
 from .request import EngineStats, Request, TokenEvent
 from .reuse import PrefixReuse
 from .sampler import ChoiceSampling, Draw, Sampler
-from .scheduler import Batch, Choice, Scheduler
+from .scheduler import Scheduler
 from .sessions import Sessions
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,9 @@ class Engine:
         model: where the tokens go through; its pool has `max_batch` slots.
         max_batch: choices that run at the same time.
         max_queue: requests that may wait for a slot.
-        prefill_budget: prompt tokens computed in one step, over all rows.
+        prefill_budget: prompt tokens computed in one step at most, over all rows.
+        step_target_s: what a step with prompts should take, in seconds; None leaves it to `prefill_budget` alone.
+        clock: in seconds; measures steps.
         constraints: compiles grammars; None refuses requests that have one.
         cache_bytes: host memory for states that later requests can start from; 0 keeps none.
         identity: what makes those states this engine's own: weights, tokenizer, dtype.
@@ -59,12 +64,16 @@ class Engine:
         max_batch: int,
         max_queue: int,
         prefill_budget: int,
+        step_target_s: float | None = None,
+        clock: Callable[[], float] = perf_counter,
         constraints: Constraints | None = None,
         cache_bytes: int = 0,
         identity: str = "",
     ) -> None:
         self.model = model
         self.scheduler = Scheduler(max_batch=max_batch, max_queue=max_queue, prefill_budget=prefill_budget)
+        self.pace = Pace(prefill_budget, step_target_s)
+        self._clock = clock
         self.pool = model.new_pool(max_batch)
         self.sampler = Sampler()
         self.constraints = constraints
@@ -217,14 +226,15 @@ class Engine:
     def _advance(self) -> list[TokenEvent]:
         """The forward pass of a step, and what it did."""
         events, self._ended = self._ended, []
-        self.scheduler.admit()
+        self._place()
         self._hold_unready()
         if self.reuse is not None:
             self.reuse.plan(self.scheduler.prefills)
+        self.scheduler.prefill_budget = self.pace.tokens
         batch = self.scheduler.next_batch()
         if batch is None:
             return events
-        start = perf_counter()
+        start = self._clock()
         try:
             logits = self._forward(batch)
         except Exception:  # whatever one request did to the step, the engine has to outlive it
@@ -235,8 +245,9 @@ class Engine:
         else:
             events += self._commit(batch, logits)
         self._stats = EngineStats(
-            steps=self._stats.steps + 1, step_seconds=perf_counter() - start, batch_rows=batch.rows
+            steps=self._stats.steps + 1, step_seconds=self._clock() - start, batch_rows=batch.rows
         )
+        self.pace.took(sum(chunk.stop - chunk.start for chunk in batch.chunks), self._stats.step_seconds)
         return events
 
     def check(self) -> None:
@@ -253,6 +264,16 @@ class Engine:
         """
         if recordable(self._device):
             self.graphs = DecodeGraphs(self.model, self.pool, CudaRecorder(), buckets(self.pool.slots), progress)
+
+    def _place(self) -> None:
+        """Give slots to those that wait, and keep or bring back the states of what is parked for them."""
+        scheduler = self.scheduler
+        for prefill, slot in scheduler.make_room():
+            prefill.state = self.pool.save(slot)
+        scheduler.admit()
+        for slot, state in scheduler.resumed:
+            self.pool.write(slot, cast(State, state))
+        scheduler.resumed.clear()
 
     def _hold_unready(self) -> None:
         """Keep out of the step what it would have to wait for: prompts whose grammar still compiles, so that they are

@@ -52,7 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str | None = None
     max_batch: int = 64
     max_queue: int = 256
-    prefill_budget: int = 512
+    prefill_budget: int = 8192
+    step_target_s: float | None = None
     cache_bytes: int = 0
     """Host memory for stored states."""
     cache_disk_bytes: int = 0

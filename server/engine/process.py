@@ -268,6 +268,7 @@ def load(settings: Settings, server: EngineServer) -> None:
             max_batch=settings.max_batch,
             max_queue=settings.max_queue,
             prefill_budget=settings.prefill_budget,
+            step_target_s=settings.step_target_s,
             constraints=constraints,
             cache_bytes=settings.cache_bytes,
             identity=" ".join(

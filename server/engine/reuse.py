@@ -22,8 +22,8 @@ from ..state.cache import Marks, PrefixCache
 from ..state.digest import PrefixDigest, namespace, prefix_keys, state_digest
 from ..state.memory import Snapshot
 from ..state.pool import State, StatePool
+from .batch import Batch, Choice, Prefill
 from .request import Request
-from .scheduler import Batch, Choice, Prefill
 
 GRID = 2048
 """Tokens between the states kept along a long prompt."""

@@ -2,9 +2,10 @@
 
 A request waits in a fair queue, is admitted when every one of its choices has a slot, is prefilled once in the slot of
 its first choice, and then decodes in all of them. Each step runs every decoding choice and, beside them, chunks of
-prompts under `prefill_budget`.
+prompts under `prefill_budget`. Chunks end at multiples of `BLOCK`, counted from the first token of the sequence.
 
     submit → FairQueue → Prefill (one per request) → decoding Choices → finish
+                 ↑ parked: while tenants with less than their share of the slots wait, those with more give some up
                             ↑ quarantine: after a failed step, each of its requests alone, from its first token
 
 Invariants: a slot belongs to one choice; never more than `max_batch` are taken; a choice ends exactly once; within a
@@ -13,228 +14,16 @@ tenant requests start in the order they came; nobody waits for ever (see `fair_s
 
 from __future__ import annotations
 
-from array import array
-from collections import OrderedDict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
 
 from ..errors import InvalidRequest, QueueFull
-from .request import FinishReason, Request, TokenLogprobs
+from .batch import Batch, Choice, Chunk, Prefill
+from .fair import FairQueue, fair_shares
+from .request import FinishReason, Request
 
-
-@dataclass(slots=True, eq=False)
-class Choice:
-    """One completion of a request: the owner of a slot from admission to its end."""
-
-    request: Request
-    index: int
-    origin: int = 0
-    """So many tokens of its sequence come before the prompt: those that a session held."""
-    slot: int = -1
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    """What was drawn. The state has consumed the prompt and all of these but the last."""
-    prefill: Prefill | None = None
-    """What must be consumed before it draws; None while it decodes."""
-    held: bool = False
-    """Not in the next step, though it decodes; the engine says so."""
-
-
-@dataclass(slots=True, eq=False)
-class Prefill:
-    """Tokens to consume before anything can be drawn, and the choices that start from there."""
-
-    request: Request
-    token_ids: Sequence[int]
-    choices: list[Choice]
-    """The tokens run through the slot of the first; when they are done, the others get a copy of it."""
-    position: int = 0
-    """So many tokens are consumed."""
-    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
-    """Of the tokens consumed, where the request asks for them; the engine fills it."""
-    held: bool = False
-    """Not ready to draw: all but the last token may be consumed."""
-    cuts: set[int] = field(default_factory=set)
-    """Positions at which a chunk must end, because the state there is to be kept."""
-    waits: bool = False
-    """Another request is computing a state that this one can start from: nothing may be consumed now."""
-    cached: int = 0
-    """Tokens that came with a stored state."""
-    hidden: object | None = None
-    """The output of the last token, where that came with the state: then nothing is left to consume."""
-    embedding: bytes | None = None
-    """The same as it is sent, where the request asks for it; the engine fills it."""
-    planned: bool = False
-    """Whether `PrefixReuse` has looked at it."""
-
-    @property
-    def remaining(self) -> int:
-        """Tokens that may be consumed now, up to the next cut."""
-        if self.waits:
-            return 0
-        cut = min((cut for cut in self.cuts if cut > self.position), default=len(self.token_ids))
-        return max(0, min(cut, len(self.token_ids) - self.held) - self.position)
-
-    @property
-    def ready(self) -> bool:
-        """Whether its choices can draw without any forward pass."""
-        return self.hidden is not None and not self.held
-
-    def __post_init__(self) -> None:
-        for choice in self.choices:
-            choice.prefill = self
-
-
-@dataclass(slots=True)
-class Chunk:
-    """A piece of a prefill that runs in one step: tokens `start` to `stop`."""
-
-    prefill: Prefill
-    start: int
-    stop: int
-
-    @property
-    def slot(self) -> int:
-        return self.prefill.choices[0].slot
-
-    @property
-    def token_ids(self) -> Sequence[int]:
-        return self.prefill.token_ids[self.start : self.stop]
-
-    @property
-    def last(self) -> bool:
-        """Whether the logits of its last token are the first to draw from."""
-        return self.stop == len(self.prefill.token_ids)
-
-
-@dataclass(slots=True)
-class Batch:
-    """The rows of one step: decoding choices, one token each, then chunks of prompts."""
-
-    decoding: list[Choice]
-    chunks: list[Chunk]
-    known: list[Prefill] = field(default_factory=list)
-    """Prompts whose last output is known: they have no row, and draw in this step."""
-
-    @property
-    def rows(self) -> int:
-        return len(self.decoding) + len(self.chunks) + len(self.known)
-
-    @property
-    def prompts(self) -> list[Prefill]:
-        """Those that this step completes."""
-        return [chunk.prefill for chunk in self.chunks if chunk.last] + self.known
-
-    @property
-    def slots(self) -> list[int]:
-        return [choice.slot for choice in self.decoding] + [chunk.slot for chunk in self.chunks]
-
-    @property
-    def lengths(self) -> list[int]:
-        return [1] * len(self.decoding) + [chunk.stop - chunk.start for chunk in self.chunks]
-
-    @property
-    def positions(self) -> list[int]:
-        """Of the first token of each row, in its whole sequence."""
-        decoding = [one.origin + len(one.request.prompt_ids) + len(one.tokens) - 1 for one in self.decoding]
-        return decoding + [chunk.prefill.choices[0].origin + chunk.start for chunk in self.chunks]
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Of all rows, one after the other."""
-        packed = [choice.tokens[-1] for choice in self.decoding]
-        for chunk in self.chunks:
-            packed += chunk.token_ids
-        return packed
-
-    @property
-    def ready(self) -> list[tuple[Choice, int]]:
-        """Choices that draw a token in this step, with the packed position whose logits they draw from; the outputs
-        of `known` prompts follow the packed ones."""
-        ready = [(choice, position) for position, choice in enumerate(self.decoding)]
-        for prefill, end in self.ends:
-            if prefill.request.sampling.max_tokens > 0:
-                ready += [(choice, end) for choice in prefill.choices]
-        return ready
-
-    @property
-    def ends(self) -> list[tuple[Prefill, int]]:
-        """Prompts that this step completes, with the position of their last output, as in `ready`."""
-        ends, position = [], len(self.decoding)
-        for chunk in self.chunks:
-            position += chunk.stop - chunk.start
-            if chunk.last:
-                ends.append((chunk.prefill, position - 1))
-        return ends + [(prefill, position + index) for index, prefill in enumerate(self.known)]
-
-    @property
-    def choices(self) -> list[Choice]:
-        """Every choice that depends on this step."""
-        prefills = [chunk.prefill for chunk in self.chunks] + self.known
-        return self.decoding + [choice for prefill in prefills for choice in prefill.choices]
-
-
-def fair_shares(budget: int, wants: Sequence[int]) -> list[int]:
-    """Split `budget` max-min fairly: nobody gets more than he wants, and what one leaves goes to the others.
-
-    So short prompts are done in the first step they get, and a long one takes what is left. Where the budget is below
-    the number of takers, the first ones get a token each; `wants` is therefore in order of arrival.
-    """
-    shares = [0] * len(wants)
-    takers = sorted(range(min(budget, len(wants))), key=wants.__getitem__)
-    for done, taker in enumerate(takers):
-        shares[taker] = min(wants[taker], -(-budget // (len(takers) - done)))
-        budget -= shares[taker]
-    return shares
-
-
-class FairQueue:
-    """Requests that wait for slots: first come, first served within a tenant, tenants in turn.
-
-    The head keeps its turn until it fits, even where a later, smaller request would fit now: otherwise a request of
-    many choices could wait for ever.
-    """
-
-    def __init__(self) -> None:
-        self._tenants: OrderedDict[str, deque[Prefill]] = OrderedDict()
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __contains__(self, prefill: Prefill) -> bool:
-        return prefill in self._tenants.get(prefill.request.tenant, ())
-
-    def waits(self, tenant: str) -> bool:
-        return tenant in self._tenants
-
-    def push(self, prefill: Prefill, *, first: bool = False) -> None:
-        waiting = self._tenants.setdefault(prefill.request.tenant, deque())
-        if first:
-            waiting.appendleft(prefill)
-            self._tenants.move_to_end(prefill.request.tenant, last=False)
-        else:
-            waiting.append(prefill)
-        self._size += 1
-
-    def head(self) -> Prefill | None:
-        return next(iter(self._tenants.values()))[0] if self._tenants else None
-
-    def pop(self) -> Prefill:
-        """Take the head; its tenant goes to the end of the round."""
-        tenant, waiting = self._tenants.popitem(last=False)
-        prefill = waiting.popleft()
-        if waiting:
-            self._tenants[tenant] = waiting
-        self._size -= 1
-        return prefill
-
-    def remove(self, prefill: Prefill) -> None:
-        tenant = prefill.request.tenant
-        waiting = self._tenants[tenant]
-        waiting.remove(prefill)
-        if not waiting:
-            del self._tenants[tenant]
-        self._size -= 1
+BLOCK = 16
+"""Tokens that sequence kernels work on at once: a prompt is never cut inside of them, so that its results do not depend
+on the budget of a step."""
 
 
 class Scheduler:
@@ -254,10 +43,13 @@ class Scheduler:
         self._free = list(range(max_batch - 1, -1, -1))
         self._requests: dict[str, list[Choice]] = {}
         """Choices of every request that have not ended."""
+        self._step = 0
+        self.resumed: list[tuple[int, object]] = []
+        """Slots given to those that were parked, and what belongs into them; the engine empties it."""
 
     @property
     def running(self) -> int:
-        """Requests that have slots."""
+        """Requests that have slots, or had them."""
         return len(self._requests) - len(self.queue)
 
     @property
@@ -291,7 +83,7 @@ class Scheduler:
             raise InvalidRequest(
                 f"n is {request.choices}; this server runs 1 to {self.max_batch} choices at a time", param="n"
             )
-        waits = len(self.queue) > 0 or request.choices > len(self._free)
+        waits = bool(self.queue) or request.choices > len(self._free)
         if not first and waits and len(self.queue) >= self.max_queue and self.queue.waits(request.tenant):
             raise QueueFull(f"{len(self.queue)} requests wait already; try again later", retry_after_s=1)
         choices = [Choice(request, index, origin) for index in range(request.choices)]
@@ -331,6 +123,7 @@ class Scheduler:
         if self.suspects:
             suspect = self.suspects[0]
             stop = min(suspect.position + self.prefill_budget, len(suspect.token_ids))
+            stop = suspect.aligned(stop, self._block)
             return Batch([], [Chunk(suspect, suspect.position, stop)])
         known = [prefill for prefill in self.prefills if prefill.ready]
         decoding = [choice for choice in self.decoding.values() if not choice.held]
@@ -383,24 +176,107 @@ class Scheduler:
     def admit(self) -> None:
         """Give slots to those at the head of the queue, as long as they fit."""
         while (head := self.queue.head()) is not None and len(head.choices) <= len(self._free):
-            self.queue.pop()
-            for choice in head.choices:
-                choice.slot = self._free.pop()
-            self.prefills.append(head)
+            self._place(self.queue.pop())
+
+    def make_room(self) -> list[tuple[Prefill, int]]:
+        """Let tenants in that wait with less than an equal share of the slots, in the place of some with more.
+
+        The choices that make room are parked, the last ones first: they wait to go on where they were.
+
+        Returns: what was parked, with the slots whose contents have to be kept in `state`.
+        """
+        parked: list[tuple[Prefill, int]] = []
+        if not self.queue:
+            return parked
+        held = Counter(one.request.tenant for live in self._requests.values() for one in live if one.slot >= 0)
+        share = self.max_batch // len({*held, *self.queue.tenants})
+        for tenant in self.queue.tenants:
+            head = self.queue.head(tenant)
+            while head is not None and held[tenant] + len(head.choices) <= share:
+                leaving = self._surplus(len(head.choices) - len(self._free), held, share)
+                if leaving is None:
+                    break
+                parked += [(one, self._park(one)) for one in leaving]
+                self._place(self.queue.pop(tenant))
+                held[tenant] += len(head.choices)
+                head = self.queue.head(tenant)
+        return parked
+
+    def _surplus(self, slots: int, held: Counter[str], share: int) -> list[Prefill] | None:
+        """The youngest of those whose tenants have more than a share, to give up so many slots; None if they cannot."""
+        found: list[Prefill] = []
+        young = [Prefill.parking(one) for one in reversed(self.decoding.values())] if slots > 0 else []
+        for one in [*young, *(one for one in reversed(self.prefills) if not one.waits)]:
+            if slots <= 0:
+                break
+            tenant, size = one.request.tenant, len(one.choices)
+            if held[tenant] - size >= share:
+                found.append(one)
+                held[tenant] -= size
+                slots -= size
+        if slots <= 0:
+            return found
+        held.update(one.request.tenant for one in found for _ in one.choices)
+        return None
+
+    def _park(self, prefill: Prefill) -> int:
+        """Take the slots of a prompt, or of a choice that decodes; the slot that holds its state."""
+        slot = prefill.choices[0].slot
+        if prefill in self.prefills:
+            self.prefills.remove(prefill)
+        for choice in prefill.choices:
+            self.decoding.pop(choice.slot, None)
+            self._free.append(choice.slot)
+            choice.slot, choice.prefill = -1, prefill
+        prefill.parked = True
+        self.queue.put_back(prefill)
+        return slot
+
+    def _place(self, prefill: Prefill) -> None:
+        """Give slots to one that comes from the queue."""
+        for choice in prefill.choices:
+            choice.slot = self._free.pop()
+        if prefill.parked:
+            prefill.parked = False
+            self.resumed.append((prefill.choices[0].slot, prefill.state))
+            prefill.state = None
+        if prefill.token_ids:
+            prefill.served = self._step  # behind those that have waited: a stream of short prompts stops no long one
+            self.prefills.append(prefill)
+            return
+        for choice in prefill.choices:
+            choice.prefill = None
+            self.decoding[choice.slot] = choice
+
+    @property
+    def _block(self) -> int:
+        return min(BLOCK, self.prefill_budget)
 
     def _next_chunks(self) -> list[Chunk]:
-        """Share the budget among the tenants that prefill, and each one's part among its requests."""
+        """Share the budget among the tenants that prefill, and each one's part among its requests; in whole blocks.
+
+        What rounding to blocks leaves over goes to those who have waited longest.
+        """
+        self._step += 1
+        waiting = sorted((one for one in self.prefills if one.remaining), key=lambda one: one.served)
         tenants: dict[str, list[Prefill]] = {}
-        for prefill in self.prefills[: self.prefill_budget]:
+        for prefill in waiting:
             tenants.setdefault(prefill.request.tenant, []).append(prefill)
         wants = [[one.remaining for one in prefills] for prefills in tenants.values()]
-        chunks = []
-        for prefills, want, share in zip(
-            tenants.values(), wants, fair_shares(self.prefill_budget, [sum(want) for want in wants]), strict=True
-        ):
+        shares = fair_shares(self.prefill_budget, [sum(want) for want in wants])
+        stops: dict[Prefill, int] = {}
+        for prefills, want, share in zip(tenants.values(), wants, shares, strict=True):
             for prefill, tokens in zip(prefills, fair_shares(share, want), strict=True):
-                if tokens:
-                    chunks.append(Chunk(prefill, prefill.position, prefill.position + tokens))
+                stops[prefill] = prefill.aligned(prefill.position + tokens, self._block)
+        left = self.prefill_budget - sum(stop - prefill.position for prefill, stop in stops.items())
+        chunks = []
+        for prefill in waiting:
+            most = min(stops[prefill] + left, prefill.position + prefill.remaining)
+            stop = prefill.aligned(most, self._block)
+            left -= stop - stops[prefill]
+            if stop > prefill.position:
+                prefill.served = self._step
+                chunks.append(Chunk(prefill, prefill.position, stop))
         return chunks
 
     def _leave(self, prefill: Prefill, choice: Choice) -> None:

@@ -14,6 +14,7 @@ from ..errors import EngineError, InvalidRequest, RookeryError, SessionBusy
 from ..state.hot import Place
 from ..state.pool import State, StatePool
 from ..state.store import Record
+from .batch import Batch, Choice
 from .keeper import Keeper
 from .questions import (
     DeleteSession,
@@ -30,7 +31,6 @@ from .questions import (
     Told,
 )
 from .request import Request, SamplingParams
-from .scheduler import Batch, Choice
 from .turn import Answer, Turn
 
 EXPIRE_EVERY_S = 60.0

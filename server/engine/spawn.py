@@ -95,6 +95,7 @@ def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:
         max_batch=config.max_batch,
         max_queue=config.max_queue,
         prefill_budget=config.prefill_budget,
+        step_target_s=config.step_target,
         cache_bytes=config.cache_memory,
         cache_disk_bytes=config.cache_disk,
         data_dir=str(config.data_dir) if config.data_dir is not None else None,
