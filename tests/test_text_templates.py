@@ -110,6 +110,14 @@ def test_stops_are_those_of_the_generation() -> None:
     assert template("world", version="4").stop[0] == template("raven-chat").stop[0] == "\n\n"
 
 
+def test_a_boundary_is_what_later_prompts_begin_with_also_after_reasoning() -> None:
+    asked = template("g1").render(CHAT, reasoning_effort="low")
+    later = template("g1").render([*CHAT, Message("assistant", "So."), Message("user", "Oh")], reasoning_effort="low")
+    for end in asked.boundaries:
+        assert later.text.startswith(asked.text[:end])
+    assert asked.text[: asked.boundaries[-1]].endswith("User: Why?")
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_any_order_of_roles_is_written(name: str) -> None:
     messages = [

@@ -33,7 +33,8 @@ class Prompt:
 
     text: str
     boundaries: tuple[int, ...] = ()
-    """Character offsets where a message (with the blank line after it) ends: good places for checkpoints."""
+    """Character offsets where a message (with the blank line after it) ends: good places for checkpoints. After a
+    message that asks for reasoning only while it is the newest, what its later forms share with it."""
     thinking: Thinking = "none"
     """`open`: the reply goes on with reasoning. `closed`: an empty reasoning was written for the model."""
     strip_leading_space: bool = False

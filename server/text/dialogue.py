@@ -228,10 +228,7 @@ class _Writer:
             elif role == "tool":
                 self._turn(self._dialect.result_role, self._given(self._dialect.write_result(message.content)))
             else:
-                text = self._given(message.content)
-                if i == last_user and think_word:
-                    text = f"{text} {think_word}" if text else think_word
-                self._turn(role, text)
+                self._turn(role, self._given(message.content), word=think_word if i == last_user else "")
 
     def begin_reply(self, message: Message) -> Thinking:
         """The assistant's unfinished message, as far as it goes: its end stays exactly as it was sent."""
@@ -245,11 +242,17 @@ class _Writer:
         self.add(self.headings.names["assistant"] + (self.headings.gap + text if text else ""))
         return "open" if text.startswith("<think") and "</think" not in text else "none"
 
-    def _turn(self, role: Role, text: str) -> None:
+    def _turn(self, role: Role, text: str, *, word: str = "") -> None:
+        """A message; `word` follows its text in this prompt only, so what later prompts share ends before it."""
         heading = self.headings.names[role]
-        gap = self.headings.gap if heading and text else ""
-        self.add(heading + gap + text + self.headings.separator)
-        self._boundaries.append(self._length)
+        gap = self.headings.gap if heading else ""
+        self.add(heading + (gap + text if text else ""))
+        if word:
+            self._boundaries.append(self._length)
+            self.add((" " if text else gap) + word)
+        self.add(self.headings.separator)
+        if not word:
+            self._boundaries.append(self._length)
 
     def _given(self, text: str) -> str:
         if self._raw:
