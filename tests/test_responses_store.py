@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rookery.server.errors import NotFound, SessionBusy
+from rookery.server.errors import NotFound, SessionBusy, StartupError, StorageFailed
 from rookery.server.responses.items import message
 from rookery.server.responses.store import ResponseStore
 from rookery.server.responses.turns import Turn
@@ -178,6 +178,23 @@ async def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:
         assert kept[-1] == head.head
         told = kept
         await store.close()
+
+
+async def test_one_server_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "responses.sqlite"
+    first, second = ResponseStore(path), ResponseStore(path)
+    await first.claim()
+    await first.put(ME, turn("a"))
+    with pytest.raises(StartupError, match="another server"):
+        await second.claim()
+    with pytest.raises(StorageFailed):
+        await second.get(ME, "a")
+    await first.close()
+    assert await second.get(ME, "a")
+    await second.close()
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StartupError, match="cannot be used"):
+        await ResponseStore(tmp_path / "file" / "responses.sqlite").claim()
 
 
 async def test_everything_outlives_a_restart(tmp_path: Path) -> None:

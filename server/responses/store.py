@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from ..errors import InvalidRequest, NotFound, SessionBusy, StorageFailed
+from ..errors import InvalidRequest, NotFound, SessionBusy, StartupError, StorageFailed
+from ..state.lease import Lease
 from .items import Item
 from .turns import CHAIN, OLDEST_END, SCHEMA, Conversation, Json, Turn
 
@@ -62,6 +63,21 @@ class ResponseStore:
         self._clock = clock
         self._thread = _thread()
         self._connection: sqlite3.Connection | None = None
+        self._lease: Lease | None = None
+
+    async def claim(self) -> None:
+        """Take the database for this process, before the first use of it.
+
+        Raises:
+            StartupError: another server uses it, or the folder cannot be written.
+        """
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._claim)
+        except OSError as error:
+            raise StartupError(
+                f"the data folder {self._path and self._path.parent} cannot be used: {error.strerror}",
+                "give --data-dir a folder on a local disk that this user can write",
+            ) from error
 
     async def put(self, tenant: str, turn: Turn, *, conversation: str | None = None) -> None:
         """Store a turn; it becomes the newest of the conversation named. On disk when this returns.
@@ -211,6 +227,9 @@ class ResponseStore:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+            if self._lease is not None:
+                self._lease.give_back()
+                self._lease = None
 
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
         self._thread.shutdown(wait=False)
@@ -227,17 +246,22 @@ class ResponseStore:
                 finally:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError, StartupError) as error:
                 _log.error("the response store does not work: %s", error)
                 raise StorageFailed("the response could not be stored or read") from error
             return result
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
 
+    def _claim(self) -> None:
+        if self._path is not None and self._lease is None:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lease = Lease(self._path.parent, "responses.lock")
+
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
+            self._claim()
             if self._path is not None:
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._path.touch(mode=0o600)
             db = sqlite3.connect(self._path or ":memory:", isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA journal_mode = WAL")
