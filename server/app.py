@@ -43,14 +43,16 @@ from .edge.context import RequestContext
 from .edge.cors import Cors
 from .edge.gate import Gate, GateKeeper
 from .engine.client import EngineClient
+from .engine.request import EngineInfo
 from .errors import InvalidRequest, MethodNotAllowed, NotFound, NotReady, RookeryError, StartupError
 from .metrics import Metrics
 from .responses.run import Runs
 from .responses.store import ResponseStore
-from .service import Service
+from .service import ServedModel, Service
 
 BODIES_AT_ONCE = 16
 """Full-size bodies that may be in memory while they are read."""
+_STATE_HEADER_BYTES = 64 * 2**10
 
 
 def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> FastAPI:
@@ -91,7 +93,12 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
     # the last one added is the outermost
-    app.add_middleware(BodyGuard, limit_bytes=config.max_body, memory_bytes=BODIES_AT_ONCE * config.max_body)
+    app.add_middleware(
+        BodyGuard,
+        limit_bytes=config.max_body,
+        memory_bytes=BODIES_AT_ONCE * config.max_body,
+        file_bytes=lambda: _largest_state(engine.info),
+    )
     app.add_middleware(KeyGuard, digests=read_keys(config))
     app.add_middleware(GateKeeper, gate=app.state.gate)
     if config.cors_origin:
@@ -110,7 +117,7 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start the engine; `state.loading` is done when requests are answered, with StartupError when they never will."""
     await app.state.engine.start()
-    app.state.loading = asyncio.create_task(app.state.service.load())
+    app.state.loading = asyncio.create_task(_load(app))
     try:
         yield
     finally:
@@ -119,6 +126,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await app.state.loading
         await app.state.engine.close(0.0)
         await app.state.responses.store.close()
+
+
+def _largest_state(info: EngineInfo | None) -> int:
+    """Bytes that an exported state of this model may have: tensors of float32 at most, and a header."""
+    return _STATE_HEADER_BYTES + (0 if info is None else info.state_bytes + 4 * 2 * info.layers * info.width)
+
+
+async def _load(app: FastAPI) -> ServedModel:
+    """Everything that must be there before requests are answered."""
+    await app.state.responses.store.claim()
+    model: ServedModel = await app.state.service.load()
+    return model
 
 
 def _respond(error: RookeryError) -> JSONResponse:

@@ -117,7 +117,7 @@ class Config:
     cors_origin: tuple[str, ...] = ()
     """Origin(s) of web pages that may call the server; none: no other page may."""
     max_body: Bytes = 8 * 2**20
-    """Largest request body, for example 8MiB."""
+    """Largest request body, for example 8MiB. An imported state may have the model's size of one instead."""
     max_connections: Count = 2048
     """Connections held at the same time; one more gets a 503."""
     header_timeout: Seconds = 10.0

@@ -222,6 +222,29 @@ async def test_a_body_over_the_limit_is_refused_while_it_comes() -> None:
     assert await guarded([TYPE], [b"x" * 60] * 10) == (413, 2, None)
 
 
+async def test_an_imported_state_has_a_limit_of_its_own() -> None:
+    async def status(size: int, method: str) -> int:
+        sent: list[Message] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"x" * size, "more_body": False}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        guard = BodyGuard(app, limit_bytes=100, memory_bytes=100, file_bytes=lambda: 500)
+        headers = [(b"content-type", b"application/octet-stream")]
+        scope = {"type": "http", "method": method, "path": "/v1/sessions/a/state", "headers": headers}
+        await guard(scope, receive, send)
+        return int(sent[0]["status"])
+
+    assert [await status(size, "PUT") for size in (500, 501)] == [200, 413]
+    assert await status(500, "POST") == 413
+
+
 async def test_bodies_together_are_bounded() -> None:
     assert (await guarded([TYPE], [b"x" * 60] * 2, memory=50))[:2] == (503, 1)
 

@@ -6,6 +6,8 @@ bad UTF-8, NaN and Infinity, lone surrogates, and nesting so deep that recursive
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,23 +22,28 @@ class BodyGuard:
     """Reads and checks bodies.
 
     Args:
-        limit_bytes: largest body.
+        limit_bytes: largest body of JSON.
+        file_bytes: tells the largest exported state; None is `limit_bytes` too.
         memory_bytes: bytes of bodies that are being read at the same time, over all connections; beyond it new ones
             are refused with 503.
     """
 
-    def __init__(self, app: ASGIApp, limit_bytes: int, memory_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, limit_bytes: int, memory_bytes: int, file_bytes: Callable[[], int] | None = None
+    ) -> None:
         self.app = app
         self._limit = limit_bytes
+        self._file_bytes = file_bytes
         self._free = memory_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = self._file_bytes() if self._file_bytes is not None and _is_file(scope) else self._limit
         try:
-            _check_headers(scope, self._limit)
-            body = await self._read(receive)
+            _check_headers(scope, limit)
+            body = await self._read(receive, limit)
             if body is None:
                 return  # the client left; there is nobody to answer
             if body and _is_file(scope):
@@ -49,7 +56,7 @@ class BodyGuard:
             return
         await self.app(scope, _replay(body, receive), send)
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, receive: Receive, limit: int) -> bytes | None:
         """The whole body; None when the client left before its end."""
         chunks: list[bytes] = []
         size = 0
@@ -61,9 +68,9 @@ class BodyGuard:
                 chunk = message.get("body", b"")
                 size += len(chunk)
                 self._free -= len(chunk)
-                if size > self._limit:
-                    raise BodyTooLarge(f"the body is over the limit of {self._limit} bytes")
-                if self._free < 0:
+                if size > limit:
+                    raise BodyTooLarge(f"the body is over the limit of {limit} bytes")
+                if self._free + max(0, limit - self._limit) < 0:  # one large file must pass, however small the limit
                     raise NotReady("too many large requests are being read", code="overloaded", retry_after_s=1)
                 chunks.append(chunk)
                 if not message.get("more_body", False):
