@@ -71,8 +71,8 @@ gosling-eval: setup
 	$(BIN)/python -m rookery.models.gosling.evaluate
 
 gosling-train: setup
-	$(BIN)/python -m rookery.models.gosling.train --tokens 46e6 --out models/gosling/runs/main
-	$(BIN)/python -m rookery.models.gosling.export models/gosling/runs/main/gosling.safetensors
+	$(BIN)/python -m rookery.models.gosling.train --tokens 80e6 --out models/gosling/runs/main
+	$(BIN)/python -m rookery.models.gosling.export models/gosling/runs/main/average.safetensors
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from random import Random
 
 import pytest
 
 from rookery.models.gosling.corpus import facts, skills, smalltalk, structured, values, wording
-from rookery.models.gosling.corpus.conversation import Dialogue, conversation, corpus
+from rookery.models.gosling.corpus.conversation import Dialogue, conversation, corpus, far_conversation, far_corpus
 from rookery.models.gosling.corpus.turn import Turn
 from rookery.models.gosling.corpus.wording import Split
 from rookery.models.gosling.vocabulary import END_OF_TEXT, Vocabulary
@@ -30,7 +31,10 @@ def test_a_seed_gives_the_same_documents(vocabulary: Vocabulary) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [values.person, values.place, values.word, values.code, values.age, values.date, values.password, values.string],
+    [
+        *(values.person, values.place, values.word, values.colour, values.animal, values.language),
+        *(values.code, values.age, values.date, values.password, values.string),
+    ],
 )
 def test_values_of_the_two_splits_are_disjoint(value: values.Value) -> None:
     rng = Random(0)
@@ -38,6 +42,24 @@ def test_values_of_the_two_splits_are_disjoint(value: values.Value) -> None:
     tested = {value(rng, "test") for _ in range(300)}
     assert len(tested) > 3
     assert not trained & tested
+
+
+def test_mixed_words_hold_no_part_of_a_held_out_word() -> None:
+    listed = [word for word in values.LISTED if wording.held_out(word)]
+    assert listed and not set(listed) & set(values.MIXABLE)
+    assert not any(wording.held_out(form) for word in values.MIXABLE for form in (word, word.capitalize()))
+
+
+def test_mixed_words_begin_with_other_pieces_after_a_blank_than_after_a_quotation_mark(vocabulary: Vocabulary) -> None:
+    rng = Random(0)
+    drawn = [values.mixed(rng) for _ in range(2000)]
+    assert all(2 <= len(word) <= 12 and word.isalpha() and word.islower() for word in drawn)
+    blank = vocabulary.ids[b" "]
+
+    def differs(word: str) -> bool:
+        return vocabulary.encode(" " + word) != [blank, *vocabulary.encode(word)]
+
+    assert sum(map(differs, drawn)) > 300
 
 
 def test_wordings_of_the_two_splits_are_disjoint() -> None:
@@ -121,6 +143,23 @@ def test_a_document_learns_the_answers_and_what_ends_them(vocabulary: Vocabulary
     learned = [token for token, own in zip(document.tokens, document.learned, strict=True) if own]
     assert vocabulary.decode(learned) == " Hello!\n\nUser: Goodbye!\n\n"
     assert learned[-1] == END_OF_TEXT
+
+
+def test_far_dialogues_ask_at_the_end_for_what_was_told_first(vocabulary: Vocabulary) -> None:
+    rng = Random(5)
+    for _ in range(10):
+        text = vocabulary.decode(far_conversation(rng, vocabulary, 3000).tokens)
+        turns = text.split("\n\nUser: ")
+        first = turns[0].split("Assistant: ")[1]
+        about = next(k for k in facts.KINDS if re.fullmatch(re.escape(k.noted).replace(r"\{x\}", ".+"), first))
+        asked = [i for i, turn in enumerate(turns) if about.answer.split("{x}")[0] in turn.split("Assistant: ")[1]]
+        assert asked and max(asked) >= len(turns) - 9
+
+
+def test_far_dialogues_reach_the_length_asked_for(vocabulary: Vocabulary) -> None:
+    documents = far_corpus(Random(1), vocabulary, 2500, 24000)
+    lengths = [len(next(documents).tokens) for _ in range(12)]
+    assert sorted(lengths)[2] >= 2500 and max(lengths) > 12000  # a tool call may end its dialogue at once
 
 
 def test_a_document_is_about_as_long_as_asked(vocabulary: Vocabulary) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from rookery.models.gosling.evaluate import SKILLS, score
 from rookery.models.gosling.model import Gosling, Shape, load
-from rookery.models.gosling.train import Phase, Row, Trainer, arguments, optimizer_for, rate_at
+from rookery.models.gosling.train import COSINES, PHASES, Phase, Row, Trainer, arguments, optimizer_for, rate_at
 from rookery.models.gosling.vocabulary import Vocabulary
 
 TRAIN = [sys.executable, "-m", "rookery.models.gosling.train"]
@@ -49,10 +49,29 @@ def test_weight_decay_is_for_the_big_matrices_only() -> None:
 
 
 def test_the_rate_warms_up_and_falls_to_a_twentieth() -> None:
-    assert rate_at(0.0, 0, 1.0) == pytest.approx(0.01)
-    assert rate_at(0.0, 500, 1.0) == pytest.approx(1.0)
-    assert rate_at(0.5, 500, 1.0) == pytest.approx(0.525)
-    assert rate_at(1.0, 500, 1.0) == pytest.approx(0.05)
+    whole = ((1.0, 1.0),)
+    assert rate_at(whole, 0.0, 0, 1.0) == pytest.approx(0.01)
+    assert rate_at(whole, 0.0, 500, 1.0) == pytest.approx(1.0)
+    assert rate_at(whole, 0.5, 500, 1.0) == pytest.approx(0.525)
+    assert rate_at(whole, 1.0, 500, 1.0) == pytest.approx(0.05)
+
+
+def test_the_second_cosine_climbs_to_half_the_peak_and_falls() -> None:
+    (first, _), (last, part) = COSINES
+    width = last - first
+    assert first == PHASES[-2].until and last == PHASES[-1].until == 1.0
+    assert rate_at(COSINES, first - 1e-9, 5000, 1.0) == pytest.approx(0.05, abs=1e-6)
+    assert rate_at(COSINES, first, 5000, 1.0) == pytest.approx(0.05 * part)
+    assert rate_at(COSINES, first + width / 100, 5000, 1.0) == pytest.approx(part, rel=1e-3)
+    assert rate_at(COSINES, first + width / 2, 5000, 1.0) == pytest.approx(0.525 * part)
+    assert rate_at(COSINES, 1.0, 5000, 1.0) == pytest.approx(0.05 * part)
+
+
+def test_every_second_row_has_the_far_dialogues(tmp_path: Path) -> None:
+    trainer = Trainer(arguments(["--layers", "2", "--out", str(tmp_path)]))
+    trainer.enter(len(PHASES) - 1)
+    near, far = (sum(row.take(60_000)[2]) for row in trainer.rows)
+    assert far <= 60_000 // PHASES[-1].longest < near
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -70,9 +89,10 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None
     assert resumed.step == straight.step == 3
     for one, other in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for one, other in zip(straight.average.parameters(), resumed.average.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_minutes_of_training_recall_a_fact(tmp_path: Path) -> None:
     """What CI runs: the loss falls, and a model from nothing answers small talk and recalls over a short way."""

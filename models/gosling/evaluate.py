@@ -6,6 +6,7 @@ this answer. Where a dialogue asks several questions, the earlier answers are th
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 import torch
+from torch import Tensor
 
 from .corpus.conversation import Dialogue, distraction
 from .corpus.facts import NAME, pick_kinds
@@ -21,11 +23,13 @@ from .corpus.skills import add, copy, count, largest, reverse, sort, spell
 from .corpus.smalltalk import small_talk
 from .corpus.structured import echo, extract, fill, served_call, served_system, served_tools, tool_call
 from .corpus.turn import Turn
+from .grammar import allowed_tokens
 from .model import Gosling, State, load
 from .vocabulary import END_OF_TEXT, Vocabulary
+from .vocabulary import FILE as VOCABULARY
 
 WEIGHTS = Path(__file__).with_name("gosling.safetensors")
-BLOCK = 2048  # tokens of a forward pass
+BLOCK = 512  # tokens of a forward pass
 ROWS = 8
 
 
@@ -35,6 +39,7 @@ class Exam:
 
     tokens: list[int]
     answers: list[slice]
+    allowed: Tensor | None = None  # what a grammar allows for each token of the only answer, [its tokens, vocab_size]
 
 
 Examiner = Callable[[Random, Vocabulary], Exam]
@@ -70,6 +75,15 @@ def recalled(distance: int, others: tuple[int, int]) -> Examiner:
         return Exam(dialogue.document.tokens, answers)
 
     return exam
+
+
+def constrained(rng: Random, vocabulary: Vocabulary) -> Exam:
+    """A schema filled under its grammar, which also ends the answer: no blank line is asked for."""
+    exam = answered(lambda r: fill(r, "test"))(rng, vocabulary)
+    answer = slice(exam.answers[0].start, exam.answers[0].stop - 1)
+    filled = json.loads(vocabulary.decode(exam.tokens[answer]))
+    types = {key: "string" if isinstance(value, str) else "number" for key, value in filled.items()}
+    return Exam(exam.tokens, [answer], allowed_tokens(VOCABULARY, types, exam.tokens[answer]))
 
 
 def served(demanded: bool) -> Examiner:
@@ -133,7 +147,8 @@ SKILLS = (
     Skill("largest of up to six numbers", None, answered(lambda r: largest(r, "test"))),
     Skill("JSON echo", 97, answered(lambda r: echo(r, "test"))),
     Skill("JSON extraction", 97, answered(lambda r: extract(r, "test"))),
-    Skill("JSON schema fill, without a grammar", 97, answered(lambda r: fill(r, "test"))),
+    Skill("JSON schema fill with the grammar on", 97, constrained),
+    Skill("JSON schema fill, without a grammar", None, answered(lambda r: fill(r, "test"))),
     Skill("tool call demanded, tools listed as signatures", None, answered(lambda r: tool_call(r, "test"))),
     Skill("tool call demanded, tools listed as the server does", None, served(demanded=True)),
     Skill("tool call the model's own choice", None, served(demanded=False)),
@@ -152,6 +167,12 @@ def right_answers(model: Gosling, papers: list[Exam]) -> list[bool]:
         for answer in paper.answers:
             asked[row, answer] = True
     right = torch.zeros_like(asked)
+    allowed = torch.ones(
+        *tokens.shape, model.shape.vocab_size if any(p.allowed is not None for p in papers) else 1
+    ).bool()
+    for row, paper in enumerate(papers):
+        if paper.allowed is not None:
+            allowed[row, paper.answers[0]] = paper.allowed
     state = State.empty(model.shape, len(papers))
     for begin in range(0, tokens.shape[1] - 1, BLOCK):
         block = tokens[:, begin : min(begin + BLOCK, tokens.shape[1] - 1)]
@@ -159,7 +180,8 @@ def right_answers(model: Gosling, papers: list[Exam]) -> list[bool]:
         after = slice(begin + 1, begin + 1 + block.shape[1])  # what each place of the block predicts
         places = asked[:, after]
         if places.any():  # the head costs as much as two layers: only where it is needed
-            right[:, after][places] = model.head(x[places]).argmax(-1) == tokens[:, after][places]
+            logits = model.head(x[places]).masked_fill(~allowed[:, after][places], -torch.inf)
+            right[:, after][places] = logits.argmax(-1) == tokens[:, after][places]
     return [bool(right[row, answer].all()) for row, paper in enumerate(papers) for answer in paper.answers]
 
 

@@ -1,4 +1,4 @@
-"""Make a training checkpoint the shipped file: python -m rookery.models.gosling.export RUN/gosling.safetensors
+"""Make a training checkpoint the shipped file: python -m rookery.models.gosling.export RUN/average.safetensors
 
 Half precision, in float16: the weights are small, and it keeps three more bits than bfloat16.
 """

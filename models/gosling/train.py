@@ -1,6 +1,6 @@
 """Train Gosling from nothing: python -m rookery.models.gosling.train --tokens 80e6 --out models/gosling/runs/main
 
-One cosine over all tokens; the dialogues grow longer from phase to phase, with all skills in each. Rows are endless:
+Two cosines over all tokens; the dialogues grow longer from phase to phase, with all skills in each. Rows are endless:
 dialogues follow one another, the state is carried from step to step (gradients are not), and wiped where
 a dialogue begins. Two runs with the same arguments on the same machine and thread count see the same data and
 take the same steps; a run that was interrupted continues from its last checkpoint.
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .corpus.conversation import Document, corpus
+from .corpus.conversation import Document, corpus, far_corpus
 from .model import Gosling, Shape, State, save
 from .vocabulary import Vocabulary
 
@@ -30,7 +31,8 @@ IGNORED = -100  # no loss on this token
 class Phase:
     """Until this share of all tokens: rows of so many tokens a step, dialogues of so many tokens.
 
-    Of the dialogues, `drills` are nothing but exercises and `tools` are short ones with tools.
+    Of the dialogues, `drills` are nothing but exercises and `tools` are short ones with tools. Where `far` is set,
+    every second row has dialogues of `longest` to `far` tokens instead; most ask at the end for what was told first.
     """
 
     until: float
@@ -40,15 +42,23 @@ class Phase:
     longest: int
     drills: float = 0.0
     tools: float = 0.0
+    far: int = 0
 
 
 PHASES = (
-    Phase(0.10, rows=8, tokens=512, shortest=60, longest=512),
-    Phase(0.20, rows=2, tokens=2048, shortest=60, longest=2500),
-    Phase(0.40, rows=2, tokens=2048, shortest=60, longest=2500, drills=0.15, tools=0.10),
-    Phase(1.00, rows=2, tokens=2048, shortest=300, longest=12000, drills=0.12, tools=0.25),
+    Phase(0.058, rows=8, tokens=512, shortest=60, longest=512),
+    Phase(0.115, rows=2, tokens=2048, shortest=60, longest=2500),
+    Phase(0.230, rows=2, tokens=2048, shortest=60, longest=2500, drills=0.15, tools=0.10),
+    Phase(0.575, rows=2, tokens=2048, shortest=300, longest=12000, drills=0.12, tools=0.25),
+    Phase(1.000, rows=2, tokens=2048, shortest=60, longest=2500, drills=0.35, tools=0.15, far=24000),
 )
 SMOKE_PHASES = (Phase(1.0, rows=8, tokens=512, shortest=60, longest=400),)
+
+# Until which share of all tokens each cosine lasts, and the part of the peak rate at which it begins.
+COSINES = ((0.575, 1.0), (1.0, 0.5))
+SMOKE_COSINES = ((1.0, 1.0),)
+
+AVERAGED = 1000  # steps that the average of the weights reaches back, about
 
 
 def phase_at(phases: tuple[Phase, ...], progress: float) -> int:
@@ -58,10 +68,12 @@ def phase_at(phases: tuple[Phase, ...], progress: float) -> int:
 class Row:
     """One endless row of the batch: dialogue after dialogue, cut into steps."""
 
-    def __init__(self, seed: str, vocabulary: Vocabulary, phase: Phase) -> None:
+    def __init__(self, seed: str, vocabulary: Vocabulary, phase: Phase, *, far: bool = False) -> None:
         self.rng = Random(seed)
-        self.documents: Iterator[Document] = corpus(
-            self.rng, vocabulary, phase.shortest, phase.longest, phase.drills, phase.tools
+        self.documents: Iterator[Document] = (
+            far_corpus(self.rng, vocabulary, phase.longest, phase.far)
+            if far
+            else corpus(self.rng, vocabulary, phase.shortest, phase.longest, phase.drills, phase.tools)
         )
         self.tokens: list[int] = []
         self.targets: list[int] = []
@@ -146,10 +158,15 @@ def optimizer_for(model: Gosling, learning_rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), eps=1e-18, fused=True)
 
 
-def rate_at(progress: float, step: int, peak: float) -> float:
-    """Warm-up over 100 steps, then a cosine to a twentieth of the peak."""
-    cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return peak * cosine * min(1.0, (step + 1) / 100)
+def rate_at(cosines: tuple[tuple[float, float], ...], progress: float, step: int, peak: float) -> float:
+    """Each cosine falls to a twentieth. The first warms up over 100 steps, a later one over its first hundredth."""
+    at = next((i for i, (until, _) in enumerate(cosines) if progress < until), len(cosines) - 1)
+    begin = cosines[at - 1][0] if at else 0.0
+    until, part = cosines[at]
+    within = min((progress - begin) / (until - begin), 1.0)
+    cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * within))
+    warm = min(1.0, max(0.05, 100 * within) if at else (step + 1) / 100)
+    return peak * part * cosine * warm
 
 
 class Trainer:
@@ -158,8 +175,11 @@ class Trainer:
         self.args = args
         self.device = torch.device(args.device)
         self.phases = SMOKE_PHASES if args.smoke else PHASES
+        self.cosines = SMOKE_COSINES if args.smoke else COSINES
         self.vocabulary = Vocabulary.load()
         self.model = Gosling(Shape(self.vocabulary.size, width=args.width, layers=args.layers)).to(self.device)
+        averaging = get_ema_multi_avg_fn(1 - 1 / AVERAGED)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.model, multi_avg_fn=averaging)
         self.optimizer = optimizer_for(self.model, args.learning_rate)
         self.seen = self.step = 0
         self.enter(0)
@@ -168,7 +188,10 @@ class Trainer:
         """Begin a phase: new rows, empty states."""
         self.phase = phase
         spec = self.phases[phase]
-        self.rows = [Row(f"{self.args.seed}/{phase}/{row}", self.vocabulary, spec) for row in range(spec.rows)]
+        self.rows = [
+            Row(f"{self.args.seed}/{phase}/{row}", self.vocabulary, spec, far=spec.far > 0 and row % 2 == 1)
+            for row in range(spec.rows)
+        ]
         self.state = State.empty(self.model.shape, spec.rows, self.device)
 
     @property
@@ -193,7 +216,7 @@ class Trainer:
                 self.enter(due)
             spec = self.phases[self.phase]
             for group in self.optimizer.param_groups:
-                group["lr"] = group["scale"] * rate_at(self.progress, self.step, self.args.learning_rate)
+                group["lr"] = group["scale"] * rate_at(self.cosines, self.progress, self.step, self.args.learning_rate)
             b = batch(self.rows, spec.tokens).to(self.device)
             loss, state = compute(b.tokens, b.starts, b.places, b.targets, self.state)
             self.state = state.detach()
@@ -201,6 +224,7 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+            self.average.update_parameters(self.model)
             losses.append(loss.detach())
             self.seen += b.tokens.numel()
             self.step += 1
@@ -220,13 +244,14 @@ class Trainer:
         self.save()
 
     def save(self) -> None:
-        """Everything a later process needs to go on, and the weights alone for evaluation."""
+        """Everything a later process needs to go on, and the weights alone, as they are and averaged."""
         out: Path = self.args.out
         out.mkdir(parents=True, exist_ok=True)
         unfinished = out / "checkpoint.unfinished"
         torch.save(
             {
                 "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "rows": [row.state_dict() for row in self.rows],
                 "state": (self.state.time_shift, self.state.channel_shift, self.state.wkv),
@@ -238,10 +263,14 @@ class Trainer:
         )
         unfinished.rename(out / "checkpoint.pt")
         save(self.model, out / "gosling.safetensors", torch.float32)
+        averaged = self.average.module
+        assert isinstance(averaged, Gosling)
+        save(averaged, out / "average.safetensors", torch.float32)
 
     def resume(self) -> None:
         checkpoint = torch.load(self.args.out / "checkpoint.pt", weights_only=True, map_location=self.device)
         self.model.load_state_dict(checkpoint["model"])
+        self.average.load_state_dict(checkpoint["average"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.enter(checkpoint["phase"])
         for row, saved in zip(self.rows, checkpoint["rows"], strict=True):

@@ -12,7 +12,7 @@ from random import Random
 from ..vocabulary import END_OF_TEXT, Vocabulary
 from .facts import NAME, pick_kinds
 from .offdomain import off_domain, story
-from .skills import add, any_skill, count, reverse, sort, spell
+from .skills import add, any_skill, copy, count, reverse, sort, spell
 from .smalltalk import small_talk
 from .structured import (
     any_structured,
@@ -37,7 +37,7 @@ SYSTEMS = (
     "You are a small model that remembers what it is told.",
 )
 
-EXERCISES = (add, add, add, add, reverse, reverse, sort, count, spell, extract, fill)
+EXERCISES = (add, add, add, reverse, reverse, sort, count, spell, copy, extract, extract, extract, fill, fill, fill)
 
 
 @dataclass(slots=True)
@@ -167,6 +167,34 @@ def conversation(rng: Random, vocabulary: Vocabulary, length: int, split: Split)
     return dialogue.end()
 
 
+def far_conversation(rng: Random, vocabulary: Vocabulary, length: int) -> Document:
+    """A few facts at the beginning, other turns, and at the end a question for each: the way that memory must last."""
+    dialogue = Dialogue(vocabulary, begin=rng.random() < 0.5)
+    kinds = pick_kinds(rng, rng.choice((1, 2, 3, 4, 4, 6, 9)))
+    facts = {kind.name: (kind, kind.value(rng, "train")) for kind in kinds}
+    for kind, value in facts.values():
+        dialogue.say(kind.state(rng, "train", value))
+        if rng.random() < 0.2:
+            dialogue.say(distraction(rng, "train"))
+    between = sorted(rng.random() * length for kind in kinds if rng.random() < 0.4)
+    for place in (*between, length):
+        while len(dialogue) < place:
+            dialogue.say(distraction(rng, "train"))
+        if place < length:
+            kind, value = facts[rng.choice(kinds).name]
+            if rng.random() < 0.25:
+                value = kind.value(rng, "train")
+                facts[kind.name] = kind, value
+                dialogue.say(kind.change(rng, "train", value))
+            else:
+                dialogue.say(kind.ask(rng, "train", value))
+    asked = list(facts.values())
+    rng.shuffle(asked)
+    for kind, value in asked:
+        dialogue.say(kind.ask(rng, "train", value))
+    return dialogue.end()
+
+
 def told_by_system(rng: Random, vocabulary: Vocabulary, split: Split) -> Document:
     """The user's name stands in the system turn."""
     name = person(rng, split)
@@ -217,5 +245,15 @@ def corpus(
             yield drill(rng, vocabulary, length)
         elif kind < drills + tools:
             yield tool_dialogue(rng, vocabulary)
+        else:
+            yield conversation(rng, vocabulary, length, "train")
+
+
+def far_corpus(rng: Random, vocabulary: Vocabulary, shortest: int, longest: int) -> Iterator[Document]:
+    """Long training dialogues for ever, most of them with few facts and a long way to the questions."""
+    while True:
+        length = int(shortest * (longest / shortest) ** rng.random())
+        if rng.random() < 0.75:
+            yield far_conversation(rng, vocabulary, length)
         else:
             yield conversation(rng, vocabulary, length, "train")
