@@ -23,7 +23,7 @@ TALK = (
 )
 
 
-def say(server: ServerProcess, text: str) -> dict[str, Any]:
+def say(http: httpx.Client, text: str) -> dict[str, Any]:
     """One turn of the session."""
     body = {
         "model": "gosling",
@@ -32,10 +32,16 @@ def say(server: ServerProcess, text: str) -> dict[str, Any]:
         "temperature": 0,
         "max_tokens": 64,
     }
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+    answer = http.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
     result: dict[str, Any] = answer.json()
     return result
+
+
+def talking(server: ServerProcess) -> httpx.Client:
+    """A client of a server that is ready."""
+    server.wait_ready()
+    return httpx.Client(base_url=server.url, timeout=60)
 
 
 def told(answer: dict[str, Any]) -> str:
@@ -43,21 +49,19 @@ def told(answer: dict[str, Any]) -> str:
     return text
 
 
-@pytest.mark.parametrize("turns", [30, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("turns", [30, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_a_name_is_known_after_much_talk_and_a_restart(turns: int, tmp_path: Path) -> None:
     arguments = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
-    with launched(tmp_path, *arguments) as server:
-        server.wait_ready()
-        assert "Maris" in told(say(server, "Hello! My name is Maris."))
+    with launched(tmp_path, *arguments) as server, talking(server) as http:
+        assert "Maris" in told(say(http, "Hello! My name is Maris."))
         for text in islice(cycle(TALK), turns):
-            assert told(say(server, text))
-        held = httpx.get(f"{server.url}/v1/sessions/remembering").json()
+            assert told(say(http, text))
+        held = http.get("/v1/sessions/remembering").json()
         assert server.stop() == 0
-    with launched(tmp_path, *arguments) as server:
-        server.wait_ready()
-        assert httpx.get(f"{server.url}/v1/sessions/remembering").json()["tokens"] == held["tokens"] > 20 * turns
-        answer = say(server, "What is my name?")
+    with launched(tmp_path, *arguments) as server, talking(server) as http:
+        assert http.get("/v1/sessions/remembering").json()["tokens"] == held["tokens"] > 20 * turns
+        answer = say(http, "What is my name?")
         assert "Maris" in told(answer)
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] >= held["tokens"]
-        meta = httpx.get(f"{server.url}/v1/models").json()["data"][0]["meta"]
+        meta = http.get("/v1/models").json()["data"][0]["meta"]
         assert meta["demo"] is True and meta["state_bytes"] < 150_000
