@@ -10,12 +10,15 @@ next, the request's duration from the arrival of its head to the last byte of th
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from .engine.request import EngineInfo, EngineStats
 
@@ -55,9 +58,10 @@ class Metrics:
         self.time_to_first_token = histogram(
             "time_to_first_token_seconds", "From the arrival of a request to its first token.", _LATENCY
         )
-        self.inter_token_latency = histogram(
-            "inter_token_latency_seconds", "From one token of a choice to its next.", _ITL
+        self.inter_token_latency = _Gaps(
+            "rookery_inter_token_latency_seconds", "From one token of a choice to its next.", _ITL
         )
+        self.registry.register(self.inter_token_latency)
         self.duration = histogram(
             "request_duration_seconds",
             "From the arrival of a request to the end of its answer.",
@@ -109,8 +113,7 @@ class RequestMeter:
         if not self._last:
             self._metrics.time_to_first_token.observe(now - self._arrival)
         if before is not None:
-            for _ in range(count):
-                self._metrics.inter_token_latency.observe((now - before) / count)
+            self._metrics.inter_token_latency.observe((now - before) / count, count)
         self._last[choice] = now
         self._generated += count
         self._metrics.generated_tokens.inc(count)
@@ -136,6 +139,25 @@ class RequestMeter:
             self._metrics.completion_length.observe(self._generated)
             self._metrics.generation_time.observe(perf_counter() - self._arrival)
         return first
+
+
+class _Gaps(Collector):
+    """A histogram for what every token is counted in: one addition, where `Histogram` takes two locks."""
+
+    def __init__(self, name: str, text: str, bounds: tuple[float, ...]) -> None:
+        self._name, self._text, self._bounds = name, text, bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float, count: int) -> None:
+        """So many observations of the same value."""
+        self._counts[bisect_left(self._bounds, value)] += count
+        self._sum += count * value
+
+    def collect(self) -> Iterable[Metric]:
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
+        yield HistogramMetricFamily(self._name, self._text, buckets, self._sum)
 
 
 class _EngineGauges(Collector):
@@ -200,7 +222,7 @@ class _VllmNames(Collector):
         labels: Mapping[str, str],
     ) -> None:
         self._stats, self._info, self._labels = stats, info, dict(labels)
-        self._twins: dict[str, Counter | Histogram] = {
+        self._twins: dict[str, Counter | Histogram | _Gaps] = {
             "vllm:prompt_tokens": metrics.prompt_tokens,
             "vllm:generation_tokens": metrics.generated_tokens,
             "vllm:prefix_cache_hits": metrics.cached_tokens,

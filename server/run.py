@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import resource
@@ -124,6 +125,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: no collection in the middle of a stream need look at it again
         self._watch = asyncio.create_task(self._watch_loading())
 
     async def _watch_loading(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
@@ -201,7 +201,7 @@ def _named_as_here() -> Iterator[None]:
         raise
 
 
-async def _stream(run: Run) -> AsyncIterator[bytes]:
+async def _stream(run: Run) -> AsyncGenerator[bytes]:
     yield _written(run.begin())
     try:
         async for deltas in run.generation.deltas():

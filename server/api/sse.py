@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing, suppress
 from typing import Any
 
 import orjson
@@ -35,7 +35,7 @@ class GenerationStream(EventSourceResponse):
         grace_s: how long streams go on once the server has been told to stop.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], close: Callable[[], None], *, grace_s: float) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], close: Callable[[], None], *, grace_s: float) -> None:
         super().__init__(
             events,
             headers=HEADERS,
@@ -46,6 +46,8 @@ class GenerationStream(EventSourceResponse):
             client_close_handler_callable=self._client_left,
         )
         self._close = close
+        self._events = events
+        self._write: Send | None = None
 
     async def _client_left(self, message: Message) -> None:
         self._close()  # at once, without waiting for the cancelled task to get its turn
@@ -54,7 +56,19 @@ class GenerationStream(EventSourceResponse):
         """Without the base class's timer around every event: the edge cuts connections that do not read."""
         await send(message)
 
+    async def _stream_response(self, send: Send) -> None:
+        """As the base class's, with less between an event and the socket."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        write = self._write or send
+        async with aclosing(self._events) as events:
+            async for data in events:
+                await write({"type": "http.response.body", "body": data, "more_body": True})
+        async with self._send_lock:
+            self.active = False
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._write = scope.get("state", {}).get("write")
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -84,7 +98,7 @@ async def _events(
     generation: Generation,
     chunks: Callable[[list[Delta]], Iterable[dict[str, Any]]],
     last: Callable[[], Iterable[dict[str, Any]]],
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     try:
         async for deltas in generation.deltas():
             data = b"".join(map(event, chunks(deltas)))

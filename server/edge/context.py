@@ -22,6 +22,9 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}")
 class RequestContext:
     """Puts `request_id` and `arrival` (`perf_counter`) into `scope["state"]` and `x-request-id` on every answer.
 
+    `scope["state"]["write"]` is the server's own `send`, past every layer above: for parts of a body whose head has
+    left, which no layer looks at and a stream sends by the thousand.
+
     A client's own id is taken when it is plain. An exception that no handler answered becomes a 500 without details,
     and is logged once with its traceback.
     """
@@ -37,7 +40,7 @@ class RequestContext:
         arrival = perf_counter()
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         name = given.decode() if _SANE_ID.fullmatch(given) else new_request_id()
-        scope.setdefault("state", {}).update(request_id=name, arrival=arrival)
+        scope.setdefault("state", {}).update(request_id=name, arrival=arrival, write=send)
         token = request_id.set(name)
         status = 0
 
