@@ -73,6 +73,8 @@ class Config:
     slot_dtype: Literal["float32", "float16"] = "float32"
     """Type of running sequences' WKV states between steps; float16 halves them (docs/precision.md). Not for RWKV-4 nor
     the native CPU library, which have float32."""
+    threads: Count | None = None
+    """Threads to compute on, on a CPU; default: PyTorch's choice, one for each core."""
     max_batch: Count = 64
     """Sequences that run at the same time (state slots)."""
     max_queue: Count = 256

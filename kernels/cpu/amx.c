@@ -44,59 +44,150 @@ KERNEL void amx_enter(void) {
 
 KERNEL void amx_leave(void) { _tile_release(); }
 
-/* `sums` [32][32] of up to 2 x 16 tokens and 2 panels. */
-#define TILES(multiply)                                                                                                \
-    _tile_zero(0);                                                                                                     \
-    _tile_zero(1);                                                                                                     \
-    _tile_zero(2);                                                                                                     \
-    _tile_zero(3);                                                                                                     \
-    for (int64_t k = 0; k < steps; k++) {                                                                              \
-        _tile_loadd(4, x + k * 64, stride);                                                                            \
-        _tile_loadd(6, w + k * 1024, 64);                                                                              \
-        multiply(0, 4, 6);                                                                                             \
-        if (panels > 1) {                                                                                              \
-            _tile_loadd(7, w + (steps + k) * 1024, 64);                                                                \
-            multiply(1, 4, 7);                                                                                         \
+/* Up to 16 tokens against the four panels of a unit: four streams of weights at once, each asked for in advance. */
+#define FOUR_PANELS(name, multiply)                                                                                    \
+    KERNEL static void name(const char *x, int64_t stride, const char *w, int64_t steps, char *sums) {                 \
+        int64_t panel = steps * 1024;                                                                                  \
+        _tile_zero(0);                                                                                                 \
+        _tile_zero(1);                                                                                                 \
+        _tile_zero(2);                                                                                                 \
+        _tile_zero(3);                                                                                                 \
+        for (int64_t k = 0; k < steps; k++, w += 1024) {                                                               \
+            for (int64_t p = 0; p < 4; p++)                                                                            \
+                for (int64_t i = 0; i < 1024; i += 64) _mm_prefetch(w + p * panel + AHEAD + i, _MM_HINT_T0);           \
+            _tile_loadd(4, x + k * 64, stride);                                                                        \
+            _tile_loadd(5, w, 64);                                                                                     \
+            multiply(0, 4, 5);                                                                                         \
+            _tile_loadd(6, w + panel, 64);                                                                             \
+            multiply(1, 4, 6);                                                                                         \
+            _tile_loadd(7, w + 2 * panel, 64);                                                                         \
+            multiply(2, 4, 7);                                                                                         \
+            _tile_loadd(5, w + 3 * panel, 64);                                                                         \
+            multiply(3, 4, 5);                                                                                         \
         }                                                                                                              \
-        if (tokens > 16) {                                                                                             \
-            _tile_loadd(5, x + 16 * stride + k * 64, stride);                                                          \
-            multiply(2, 5, 6);                                                                                         \
-            if (panels > 1) multiply(3, 5, 7);                                                                         \
-        }                                                                                                              \
-    }                                                                                                                  \
-    _tile_stored(0, sums, 128);                                                                                        \
-    _tile_stored(1, sums + 16, 128);                                                                                   \
-    _tile_stored(2, sums + 16 * 32, 128);                                                                              \
-    _tile_stored(3, sums + 16 * 32 + 16, 128);
-
-KERNEL static void tiles_int8(const char *x, int64_t stride, const char *w, int64_t steps, int64_t tokens,
-                              int64_t panels, int32_t *sums) {
-    TILES(_tile_dpbsud)
-}
-
-KERNEL static void tiles_bf16(const char *x, int64_t stride, const char *w, int64_t steps, int64_t tokens,
-                              int64_t panels, float *sums) {
-    TILES(_tile_dpbf16ps)
-}
-
-/* Blocks of 32 tokens and 2 panels; buffers have room for whole tiles, what they hold beyond the tokens is dropped. */
-#define TILED(name, tiles, number, bytes, done)                                                                        \
-    KERNEL void name(const Op *op, const Call *call, int64_t unit, float *scratch) {                                   \
-        number *sums = (number *)scratch;                                                                              \
-        int64_t all = (op->matrix.out + PANEL - 1) / PANEL, from = unit * UNIT_PANELS, to = from + UNIT_PANELS;        \
-        if (to > all) to = all;                                                                                        \
-        int64_t stride = op->in[0].stride * bytes, steps = op->matrix.stride * bytes / 64;                             \
-        for (int64_t t = 0; t < call->tokens; t += 32)                                                                 \
-            for (int64_t p = from; p < to; p += 2) {                                                                   \
-                int64_t panels = to - p < 2 ? to - p : 2, tokens = call->tokens - t < 32 ? call->tokens - t : 32;      \
-                tiles((const char *)op->in[0].data + t * stride, stride,                                               \
-                      (const char *)op->matrix.data + p * steps * 1024, steps, tokens, panels, sums);                  \
-                for (int64_t i = 0; i < tokens; i++) done(op, t + i, p * PANEL, panels * PANEL, sums + i * 32);        \
-            }                                                                                                          \
+        _tile_stored(0, sums, ROW_BYTES);                                                                              \
+        _tile_stored(1, sums + 64, ROW_BYTES);                                                                         \
+        _tile_stored(2, sums + 128, ROW_BYTES);                                                                        \
+        _tile_stored(3, sums + 192, ROW_BYTES);                                                                        \
     }
 
-TILED(amx_matmul_int8, tiles_int8, int32_t, 1, finish_int8)
-TILED(amx_matmul_bf16, tiles_bf16, float, 2, finish)
+/* Up to 32 tokens against one or two panels: each tile that is loaded serves twice. */
+#define TWO_PANELS(name, multiply)                                                                                     \
+    KERNEL static void name(const char *x, int64_t stride, const char *w, int64_t steps, int64_t tokens,               \
+                            int64_t panels, char *sums) {                                                              \
+        _tile_zero(0);                                                                                                 \
+        _tile_zero(1);                                                                                                 \
+        _tile_zero(2);                                                                                                 \
+        _tile_zero(3);                                                                                                 \
+        for (int64_t k = 0; k < steps; k++) {                                                                          \
+            _tile_loadd(4, x + k * 64, stride);                                                                        \
+            _tile_loadd(6, w + k * 1024, 64);                                                                          \
+            multiply(0, 4, 6);                                                                                         \
+            if (panels > 1) {                                                                                          \
+                _tile_loadd(7, w + (steps + k) * 1024, 64);                                                            \
+                multiply(1, 4, 7);                                                                                     \
+            }                                                                                                          \
+            if (tokens > 16) {                                                                                         \
+                _tile_loadd(5, x + 16 * stride + k * 64, stride);                                                      \
+                multiply(2, 5, 6);                                                                                     \
+                if (panels > 1) multiply(3, 5, 7);                                                                     \
+            }                                                                                                          \
+        }                                                                                                              \
+        _tile_stored(0, sums, ROW_BYTES);                                                                              \
+        _tile_stored(1, sums + 64, ROW_BYTES);                                                                         \
+        _tile_stored(2, sums + 16 * ROW_BYTES, ROW_BYTES);                                                             \
+        _tile_stored(3, sums + 16 * ROW_BYTES + 64, ROW_BYTES);                                                        \
+    }
+
+enum {
+    ROW_BYTES = 4 * UNIT_PANELS * PANEL, /* of one token's sums in scratch */
+    AHEAD = 2048,                        /* bytes of a stream asked for before they are needed */
+};
+
+FOUR_PANELS(four_panels_int8, _tile_dpbsud)
+FOUR_PANELS(four_panels_bf16, _tile_dpbf16ps)
+TWO_PANELS(two_panels_int8, _tile_dpbsud)
+TWO_PANELS(two_panels_bf16, _tile_dpbf16ps)
+
+KERNEL static void ask_for(const char *from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
+}
+
+/* What `finish` and `finish_int8` do, for a block of sums [tokens][COLUMNS] and one act. */
+INLINE void close_block(const Op *op, int64_t token, int64_t tokens, int64_t from, int64_t panels, const char *sums,
+                        const int whole, const int act) {
+    const Buffer *out = &op->out[0];
+    int64_t left = op->matrix.out - from;
+    vf scales[UNIT_PANELS];
+    for (int64_t p = 0; whole && p < panels; p++)
+        scales[p] = load((const float *)op->matrix.scale + from + p * PANEL, left - p * PANEL);
+    for (int64_t i = 0; i < tokens; i++, sums += ROW_BYTES) {
+        int32_t header[2] = {0};
+        float scale = 0;
+        if (whole) {
+            memcpy(header, (const int32_t *)op->in[0].scale + (token + i) * op->in[0].scale_stride, sizeof header);
+            memcpy(&scale, header, sizeof scale);
+        }
+        for (int64_t p = 0; p < panels; p++) {
+            vf x;
+            if (whole) {
+                vi integers;
+                memcpy(&integers, sums + p * 64, sizeof integers);
+                x = __builtin_convertvector(integers - 128 * header[1], vf) * (scale * scales[p]);
+            } else {
+                memcpy(&x, sums + p * 64, sizeof x);
+            }
+            store_acted(op, out, token + i, from + p * PANEL, x, left - p * PANEL, act);
+        }
+    }
+}
+
+#define CLOSE(act)                                                                                                     \
+    case act: close_block(op, token, tokens, from, panels, sums, whole, act); break
+
+INLINE void close_sums(const Op *op, int64_t token, int64_t tokens, int64_t from, int64_t panels, const char *sums,
+                       const int whole) {
+    switch (op->act) {
+        CLOSE(ACT_TANH);
+        CLOSE(ACT_SIGMOID);
+        CLOSE(ACT_RELU2);
+        CLOSE(ACT_ADD);
+        CLOSE(ACT_ADD_GATED);
+    default: close_block(op, token, tokens, from, panels, sums, whole, ACT_NONE); break;
+    }
+}
+
+/* Buffers have room for whole tiles; what they hold beyond the tokens is dropped. Few tokens: the weights are read once.
+   Many: two panels stay in the nearest cache while the tokens pass, and the next two come in meanwhile. */
+#define TILED(name, four, two, bytes, whole)                                                                           \
+    KERNEL void name(const Op *op, const Call *call, int64_t unit, float *scratch) {                                   \
+        int64_t all = (op->matrix.out + PANEL - 1) / PANEL, from = unit * UNIT_PANELS;                                 \
+        int64_t count = all - from < UNIT_PANELS ? all - from : UNIT_PANELS;                                           \
+        int64_t stride = op->in[0].stride * bytes, steps = op->matrix.stride * bytes / 64, panel = steps * 1024;       \
+        const char *x = op->in[0].data, *w = (const char *)op->matrix.data + from * panel;                             \
+        char *sums = (char *)scratch;                                                                                  \
+        if (count == UNIT_PANELS && call->tokens <= 32) {                                                              \
+            for (int64_t t = 0; t < call->tokens; t += 16) {                                                           \
+                int64_t tokens = call->tokens - t < 16 ? call->tokens - t : 16;                                        \
+                four(x + t * stride, stride, w, steps, sums);                                                          \
+                close_sums(op, t, tokens, from * PANEL, UNIT_PANELS, sums, whole);                                     \
+            }                                                                                                          \
+            return;                                                                                                    \
+        }                                                                                                              \
+        for (int64_t p = 0; p < count; p += 2, w += 2 * panel) {                                                       \
+            int64_t panels = count - p < 2 ? count - p : 2, blocks = (call->tokens + 31) / 32;                         \
+            int64_t share = p + 2 < count ? (2 * panel / blocks + 64) / 64 * 64 : 0;                                   \
+            for (int64_t t = 0; t < call->tokens; t += 32) {                                                           \
+                int64_t tokens = call->tokens - t < 32 ? call->tokens - t : 32;                                        \
+                ask_for(w + 2 * panel + t / 32 * share, share);                                                        \
+                two(x + t * stride, stride, w, steps, tokens, panels, sums);                                           \
+                close_sums(op, t, tokens, (from + p) * PANEL, panels, sums, whole);                                    \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
+TILED(amx_matmul_int8, four_panels_int8, two_panels_int8, 1, 1)
+TILED(amx_matmul_bf16, four_panels_bf16, two_panels_bf16, 2, 0)
 #else
 int amx_start(void) { return 0; }
 void amx_enter(void) {}

@@ -3,31 +3,44 @@
 
 #define MAX_ROWS 6
 
+/* Stores one vector of a token's sums, from output `at` on, after its act. */
+INLINE void store_acted(const Op *op, const Buffer *out, int64_t token, int64_t at, vf x, int64_t left, const int act) {
+    if (act == ACT_TANH) x = hyperbolic_tangent(x);
+    if (act == ACT_SIGMOID) x = sigmoid(x);
+    if (act == ACT_RELU2) x = larger(x, (vf){0}), x *= x;
+    if (out->format == BF16) {
+        store_bf16((uint16_t *)out->data + token * out->stride + at, x, left);
+        return;
+    }
+    float *to = row_of(out, token) + at;
+    if (act == ACT_ADD) x += load(to, left);
+    if (act == ACT_ADD_GATED) x = load(to, left) + load(row_of(&op->in[1], token) + at, left) * x;
+    store(to, x, left);
+}
+
 /* What becomes of one token's sums `acc` for `n` outputs from `from` on. */
 KERNEL static __attribute__((noinline)) void finish(const Op *op, int64_t token, int64_t from, int64_t n, const float *acc) {
     if (from + n > op->matrix.out) n = op->matrix.out - from;
-    float *to = row_of(&op->out[0], token) + from;
-    const float *gate = op->act == ACT_ADD_GATED ? row_of(&op->in[1], token) + from : acc;
+    const Buffer *out = &op->out[0];
     for (int64_t i = 0; i < n; i += LANES) {
         vf x = load(acc + i, n - i);
         switch (op->act) {
-        case ACT_TANH: x = hyperbolic_tangent(x); break;
-        case ACT_SIGMOID: x = sigmoid(x); break;
-        case ACT_RELU2: x = larger(x, (vf){0}), x *= x; break;
-        case ACT_ADD: x += load(to + i, n - i); break;
-        case ACT_ADD_GATED: x = load(to + i, n - i) + load(gate + i, n - i) * x; break;
-        default: break;
+        case ACT_TANH: store_acted(op, out, token, from + i, x, n - i, ACT_TANH); break;
+        case ACT_SIGMOID: store_acted(op, out, token, from + i, x, n - i, ACT_SIGMOID); break;
+        case ACT_RELU2: store_acted(op, out, token, from + i, x, n - i, ACT_RELU2); break;
+        case ACT_ADD: store_acted(op, out, token, from + i, x, n - i, ACT_ADD); break;
+        case ACT_ADD_GATED: store_acted(op, out, token, from + i, x, n - i, ACT_ADD_GATED); break;
+        default: store_acted(op, out, token, from + i, x, n - i, ACT_NONE); break;
         }
-        store(to + i, x, n - i);
     }
 }
 
 #define VECTORS (PANEL / LANES) /* of a panel */
 
-INLINE vf load_whole(const float *p) {
-    vf v;
-    memcpy(&v, p, sizeof v);
-    return v;
+/* Asks for what its stream of weights will need a little later: memory is slow, and does several streams at once. */
+INLINE const void *ahead(const void *p) {
+    __builtin_prefetch((const char *)p + 2048);
+    return p;
 }
 
 INLINE void block_f32(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
@@ -42,7 +55,7 @@ INLINE void block_f32(const Op *op, int64_t token, int64_t panel, const int rows
         vf weight[UNIT_PANELS * VECTORS];
         for (int p = 0; p < panels; p++)
             for (int v = 0; v < VECTORS; v++)
-                weight[p * VECTORS + v] = load_whole(w + p * step + k * PANEL + v * LANES);
+                weight[p * VECTORS + v] = load_whole(ahead(w + p * step + k * PANEL + v * LANES));
         for (int r = 0; r < rows; r++) {
             vf one = splat(x[r * stride + k]);
             for (int p = 0; p < panels * VECTORS; p++) acc[r][p] += one * weight[p];
@@ -65,7 +78,7 @@ INLINE void block_bf16(const Op *op, int64_t token, int64_t panel, const int row
         for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_ps();
     for (int64_t k = 0; k < pairs; k++) {
         __m512i weight[UNIT_PANELS];
-        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(w + p * step + k * PANEL);
+        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(ahead(w + p * step + k * PANEL));
         for (int r = 0; r < rows; r++) {
             __m512i two = _mm512_set1_epi32((int)x[r * stride + k]);
             for (int p = 0; p < panels; p++) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], (__m512bh)two, (__m512bh)weight[p]);
@@ -128,7 +141,7 @@ INLINE void block_int8(const Op *op, int64_t token, int64_t panel, const int row
         for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_si512();
     for (int64_t k = 0; k < fours; k++) {
         __m512i weight[UNIT_PANELS];
-        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(w + p * step + k * PANEL);
+        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(ahead(w + p * step + k * PANEL));
         for (int r = 0; r < rows; r++) {
             __m512i four = _mm512_set1_epi32((int)x[r * stride + k]);
             for (int p = 0; p < panels; p++) acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], weight[p], four);
@@ -158,7 +171,7 @@ INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int row
                 sums[r][p] = _mm512_set1_epi32(-8 * header[r * op->in[0].scale_stride + 2 + g]);
         for (int m = 0; m < 4; m++)
             for (int p = 0; p < panels; p++) {
-                __m512i both = _mm512_loadu_si512(w + (p * groups + g) * 256 + m * 64);
+                __m512i both = _mm512_loadu_si512(ahead(w + (p * groups + g) * 256 + m * 64));
                 __m512i low = _mm512_and_si512(both, low_half);
                 __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_half);
                 for (int r = 0; r < rows; r++) {

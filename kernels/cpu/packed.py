@@ -18,6 +18,8 @@ PANEL = 16
 """Outputs side by side."""
 TILE_ROWS = 32
 """Buffers have room for a multiple of so many tokens, because the matrix unit reads whole tiles."""
+LINE_BYTES = 64
+"""Of a cache."""
 GROUP = 32
 """Inputs that share a scale in INT4."""
 
@@ -101,8 +103,10 @@ class Activations:
     def __init__(self, tokens: int, width: int, format: Format = Format.F32) -> None:
         rows = -(-tokens // TILE_ROWS) * TILE_ROWS
         self.width, self.format = width, format
-        self.stride = -(-width // _MULTIPLE[format]) * _MULTIPLE[format]
         dtype = {Format.F32: torch.float32, Format.BF16: torch.bfloat16, Format.INT8: torch.int8}[format]
+        self.stride = -(-width // _MULTIPLE[format]) * _MULTIPLE[format]
+        if self.stride * dtype.itemsize % 1024 == 0:  # rows would fall on the same lines of the nearest cache
+            self.stride += LINE_BYTES // dtype.itemsize
         self.data = torch.zeros(rows, self.stride, dtype=dtype)
         self.scale = torch.zeros(rows, 2 + self.stride // GROUP, dtype=torch.int32) if format == Format.INT8 else None
 

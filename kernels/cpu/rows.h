@@ -12,10 +12,7 @@ KERNEL static void pack_row(const float *x, const Buffer *out, int64_t token) {
     }
     if (out->format == BF16) {
         uint16_t *to = (uint16_t *)out->data + token * out->stride;
-        for (int64_t i = 0; i < n; i += LANES) {
-            vh half = to_bf16(load(x + i, n - i));
-            memcpy(to + i, &half, (size_t)(n - i < LANES ? n - i : LANES) * 2);
-        }
+        for (int64_t i = 0; i < n; i += LANES) store_bf16(to + i, load(x + i, n - i), n - i);
         return;
     }
     vf most = {0}, poison = {0}; /* 0 * NaN: a NaN must not become a number here */

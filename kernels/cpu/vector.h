@@ -14,17 +14,36 @@ typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 
 INLINE vf splat(float x) { return x - (vf){0}; }
 
-/* `left` numbers are there from p on; what is missing reads as zero. */
-INLINE vf load(const float *p, int64_t left) {
-    vf v = {0};
-    if (left >= LANES) memcpy(&v, p, sizeof v);
-    else memcpy(&v, p, (size_t)left * sizeof(float));
+INLINE vf load_whole(const float *p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
     return v;
 }
 
+typedef float vf_anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* `left` numbers are there from p on; what is missing reads as zero. */
+INLINE vf load(const float *p, int64_t left) {
+    if (left >= LANES) return (vf) * (const vf_anywhere *)p;
+#if LANES == 16
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1 << left) - 1), p);
+#else
+    vf v = {0};
+    for (int64_t i = 0; i < left; i++) v[i] = p[i];
+    return v;
+#endif
+}
+
 INLINE void store(float *p, vf v, int64_t left) {
-    if (left >= LANES) memcpy(p, &v, sizeof v);
-    else memcpy(p, &v, (size_t)left * sizeof(float));
+    if (left >= LANES) {
+        *(vf_anywhere *)p = (vf_anywhere)v;
+        return;
+    }
+#if LANES == 16
+    _mm512_mask_storeu_ps(p, (__mmask16)((1 << left) - 1), (__m512)v);
+#else
+    for (int64_t i = 0; i < left; i++) p[i] = v[i];
+#endif
 }
 
 /* The first `left` lanes, zeros after them. */
@@ -100,4 +119,11 @@ INLINE vh to_bf16(vf x) {
     vu quiet = (u >> 16) | 0x40;
     vu is_nan = (vu)((u & 0x7fffffff) > 0x7f800000);
     return __builtin_convertvector((rounded & ~is_nan) | (quiet & is_nan), vh);
+}
+
+INLINE void store_bf16(uint16_t *p, vf v, int64_t left) {
+    vh half = to_bf16(v);
+    if (left >= LANES) memcpy(p, &half, sizeof half);
+    else
+        for (int64_t i = 0; i < left; i++) p[i] = half[i];
 }

@@ -90,6 +90,7 @@ def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:
         quantize=config.quantize,
         device=config.device,
         slot_dtype=config.slot_dtype,
+        threads=config.threads,
         states=states,
         tokenizer=str(config.tokenizer) if config.tokenizer is not None else None,
         max_batch=config.max_batch,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from rookery.kernels.cpu.library import Act, CBuffer, COp, Format, Kind, address
-from rookery.kernels.cpu.packed import MEETS, Activations, Packed
+from rookery.kernels.cpu.packed import Activations, Packed
 
 from .trunk import LAYER_NORM_EPS
 
@@ -86,18 +86,3 @@ class Program:
     ) -> COp:
         """out = act(x @ matrix.T); x must have the format that the matrix meets."""
         return self.op(Kind.MATMUL, matrix=matrix, inputs=[x, gate], out=[out], act=act)
-
-    def packed(self, buffers: Sequence[Activations], matrices: Sequence[Packed]) -> list[Activations]:
-        """Each buffer in the format its matrix meets: itself where that is float32, else filled by an op added here."""
-        results, sources, targets = [], [], []
-        for buffer, matrix in zip(buffers, matrices, strict=True):
-            if MEETS[matrix.format] == Format.F32:
-                results.append(buffer)
-                continue
-            target = self.buffer(buffer.width, MEETS[matrix.format])
-            results.append(target)
-            sources.append(buffer)
-            targets.append(target)
-        if sources:
-            self.phase(self.op(Kind.PACK, inputs=sources, out=targets))
-        return results

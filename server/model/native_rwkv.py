@@ -68,8 +68,8 @@ class Layers:
         self.shape = kept.shape
         self.full, self.narrow = MEETS[kept.format], MEETS[kept.narrow]
         self.r, self.k, self.v, self.g, self.y = (step.buffer(self.shape.mix_width) for _ in range(5))
-        self.h = step.buffer(self.shape.ffn_width)
         self.h_packed = self._mixed(self.shape.ffn_width)
+        self.h = step.buffer(self.shape.ffn_width) if self.full == Format.INT8 else self.h_packed
         self.y_packed = self._mixed(self.shape.mix_width)
         self.x_r, self.x_k, self.x_v, self.x_g = (self._mixed(self.shape.width) for _ in range(4))
 
@@ -89,14 +89,13 @@ class Layers:
     def low_rank(self, *pairs: tuple[Packed, Activations, Act, Packed, Activations]) -> None:
         """Low-rank pairs side by side: down, input, act between, up, output."""
         step = self.step
-        lows = [step.buffer(down.outputs) for down, *_ in pairs]
+        lows = [step.buffer(down.outputs, self.narrow) for down, *_ in pairs]
         step.phase(*(step.matmul(down, x, low, act) for low, (down, x, act, *_) in zip(lows, pairs, strict=True)))
-        lows = step.packed(lows, [up for *_, up, _ in pairs])
         step.phase(*(step.matmul(up, low, to) for low, (*_, up, to) in zip(lows, pairs, strict=True)))
 
     def add(self, key: str, source: Activations, packed: Activations, gate: Activations | None = None) -> None:
         """x += (gate *) matrix @ source; `packed` is where the source goes in the format the matrix meets."""
-        if self.full != Format.F32:
+        if self.full != Format.F32 and source is not packed:
             self.step.phase(self.step.op(Kind.PACK, inputs=[source], out=[packed]))
             source = packed
         act = Act.ADD if gate is None else Act.ADD_GATED
