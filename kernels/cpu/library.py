@@ -22,6 +22,10 @@ LIBRARY_VARIABLE = "ROOKERY_CPU_LIBRARY"
 """Environment: another build of the library, such as the one with sanitizers."""
 
 
+class StaleLibrary(RuntimeError):
+    """The library was built from other sources than these."""
+
+
 class Kind(IntEnum):
     """What an op does; see the function of that name in the C sources."""
 
@@ -102,23 +106,33 @@ class CCall(Structure):
     )
 
 
+PROGRAM = 2 << 32 | sizeof(COp)
+"""PROGRAM_VERSION of step.h and the size of an op: a library that was built from other sources has another."""
+
+
 @cache
 def library() -> ctypes.CDLL | None:
-    """The built library, or None where the install had no compiler."""
+    """The built library, or None where the install had no compiler.
+
+    Raises:
+        StaleLibrary: it would take a program for another one.
+    """
     named = os.environ.get(LIBRARY_VARIABLE)
     built = [Path(named)] if named else sorted(Path(__file__).parent.glob("_native*.so"))
     if not built:
         return None
     native = ctypes.CDLL(str(built[-1]))
+    program = getattr(native, "rookery_program", None)
+    if program is not None:
+        program.restype, program.argtypes = c_int64, ()
+    if program is None or program() != PROGRAM:
+        raise StaleLibrary(f"{built[-1]} was built from other sources than these")
     native.rookery_team.restype, native.rookery_team.argtypes = c_void_p, (c_int,)
     native.rookery_free.restype, native.rookery_free.argtypes = None, (c_void_p,)
     native.rookery_tier.restype, native.rookery_tier.argtypes = c_void_p, (c_char_p,)
     native.rookery_tier_name.restype, native.rookery_tier_name.argtypes = c_char_p, (c_void_p,)
-    native.rookery_op_size.restype, native.rookery_op_size.argtypes = c_int64, ()
     native.rookery_run.restype = None
     native.rookery_run.argtypes = (c_void_p, c_void_p, POINTER(COp), c_int64, POINTER(CCall))
-    if native.rookery_op_size() != sizeof(COp):
-        raise RuntimeError(f"{built[-1]} was built from other sources; install the project again")
     return native
 
 

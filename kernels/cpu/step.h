@@ -89,6 +89,8 @@ int rookery_threads(const Team *team);
 void rookery_run(Team *team, const Tier *tier, const Op *ops, int64_t count, const Call *call);
 const Tier *rookery_tier(const char *name);
 const char *rookery_tier_name(const Tier *tier);
-int64_t rookery_op_size(void);
+/* Raise PROGRAM_VERSION whenever the same program would mean something else: the Python side refuses other libraries. */
+enum { PROGRAM_VERSION = 2 };
+int64_t rookery_program(void);
 
 #endif

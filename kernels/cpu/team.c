@@ -208,7 +208,7 @@ void rookery_free(Team *team) {
 
 int rookery_threads(const Team *team) { return team->threads; }
 
-int64_t rookery_op_size(void) { return (int64_t)sizeof(Op); }
+int64_t rookery_program(void) { return (int64_t)PROGRAM_VERSION << 32 | (int64_t)sizeof(Op); }
 
 /* The best tier of this machine, or the one of that name; NULL where the machine lacks it. */
 const Tier *rookery_tier(const char *name) {

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from rookery.kernels.backend import VARIABLE
-from rookery.kernels.cpu.library import CBuffer, CCall, Format, Kind, Team, address, library, shared_team
+from rookery.kernels.cpu.library import CBuffer, CCall, Format, Kind, StaleLibrary, Team, address, library, shared_team
 from rookery.kernels.cpu.packed import MEETS, Activations
 from rookery.kernels.rows import Rows
 
+from ..errors import StartupError
 from ..state.pool import State, StatePool
 from .checkpoint import Checkpoint
 from .native_program import Program
@@ -39,13 +40,20 @@ def native_model(checkpoint: Checkpoint, kept: str) -> NativeModel | None:
     """The model on the native library, with matrices kept as `kept`; None where torch has to serve.
 
     `ROOKERY_KERNELS`, set to anything, leaves it to torch.
+
+    Raises:
+        StartupError: the library is an old one.
     """
     shape = checkpoint.shape
     if os.environ.get(VARIABLE) or kept not in FORMATS:
         return None
     if shape.head_size > LARGEST_HEAD or max(shape.width, shape.mix_width, shape.ffn_width // 4) > LARGEST_WIDTH:
         return None
-    if library() is None:
+    try:
+        built = library()
+    except StaleLibrary as error:
+        raise StartupError(str(error), "run `make setup`, or install the project again with pip") from error
+    if built is None:
         logger.warning(
             "the native library is not built (no C compiler at install): torch serves, at about half the speed"
         )
