@@ -12,7 +12,7 @@ import torch
 from rookery import __version__
 from rookery.kernels.rows import Rows
 from rookery.server.engine.engine import Engine
-from rookery.server.engine.request import Request, SamplingParams
+from rookery.server.engine.request import Request, SamplingParams, TokenEvent
 from rookery.server.model.load import load_model
 
 
@@ -36,18 +36,31 @@ class RookeryEngine:
         self._engine.submit(Request(id=request_id, prompt_ids=tuple(token_ids), sampling=params))
         return request_id
 
+    def _step(self) -> list[TokenEvent]:
+        """One step. A stream that fails would leave an engine that is idle, and so very fast.
+
+        Raises:
+            RuntimeError: a request ended with an error.
+        """
+        events = self._engine.step()
+        for event in events:
+            if event.finish == "error":
+                raise RuntimeError(event.error)
+        return events
+
     def _drain(self) -> list[int]:
         drawn: list[int] = []
         while self._engine.busy:
-            drawn += [event.token_id for event in self._engine.step() if event.token_id is not None]
+            drawn += [event.token_id for event in self._step() if event.token_id is not None]
         return drawn
 
     def begin(self, streams: int, steps: int) -> None:
         self._live = [self._submit([1 + stream], steps + 2) for stream in range(streams)]
-        self._engine.step()
+        self._step()
 
     def step(self) -> None:
-        self._engine.step()
+        if len(self._step()) != len(self._live):
+            raise RuntimeError(f"a step drew no token in some of {len(self._live)} streams")
 
     def end(self) -> None:
         for request_id in self._live:
