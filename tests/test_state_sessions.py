@@ -1,21 +1,11 @@
-"""Sessions in the engine, driven step by step against a model that keeps every session as a list of tokens."""
+"""Sessions in the engine: turns, their ends, their owners, and what is kept in memory."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rookery.kernels.rows import Rows
-from rookery.server.engine.engine import Engine
 from rookery.server.engine.questions import (
     DeleteSession,
     DropTurn,
@@ -24,12 +14,9 @@ from rookery.server.engine.questions import (
     ImportSession,
     ListSessions,
     OpenTurn,
-    Question,
     SettleTurn,
     ShowSession,
-    Told,
 )
-from rookery.server.engine.request import Request, SamplingParams, TokenEvent
 from rookery.server.errors import (
     EngineError,
     InvalidRequest,
@@ -39,112 +26,9 @@ from rookery.server.errors import (
     SessionDamaged,
     StorageFailed,
 )
-from rookery.server.state.memory import OVERHEAD_BYTES
-from rookery.server.state.pool import State
-from rookery.server.state.snapshot import StateFormat
-from rookery.server.state.store import StateStore
 
-from .tiny_model import BOMB, NAN, ToyModel
-
-
-def state_after(tokens: list[int]) -> State:
-    """By the plain recurrence, from nothing."""
-    return _state_after(tuple(tokens))
-
-
-@lru_cache(maxsize=4096)
-def _state_after(tokens: tuple[int, ...]) -> State:
-    model = ToyModel()
-    pool = model.new_pool(1)
-    if tokens:
-        model.forward(torch.tensor(tokens), Rows.pack([0], [len(tokens)]), pool)
-    return pool.save(0)
-
-
-class Host:
-    """An engine with sessions, and the HTTP side's part of a turn."""
-
-    def __init__(
-        self, folder: Path | None = None, *, cache_bytes: int = 2**20, hot_bytes: int = 0, max_sessions: int = 1000
-    ) -> None:
-        self.model = ToyModel()
-        self.engine = Engine(self.model, max_batch=4, max_queue=64, prefill_budget=16, cache_bytes=cache_bytes)
-        self.store = StateStore(folder, StateFormat.of(self.engine.pool, fingerprint="toy", tokenizer="toy"))
-        self.engine.attach(self.store, max_sessions=max_sessions, hot_bytes=hot_bytes, threaded=False)
-        self.number = 0
-        self.events: dict[str, list[TokenEvent]] = {}
-
-    def ask(self, question: Question, steps: int = 1000) -> Told:
-        told: list[Told | RookeryError] = []
-        assert self.engine.sessions is not None
-        self.engine.sessions.ask(question, told.append)
-        for _ in range(steps):
-            if told:
-                break
-            self.step()
-        (answer,) = told
-        if isinstance(answer, RookeryError):
-            raise answer
-        return answer
-
-    def step(self) -> None:
-        for event in self.engine.step():
-            self.events.setdefault(event.request_id, []).append(event)
-
-    def drain(self) -> None:
-        while self.engine.busy:
-            self.step()
-
-    def open(self, session: str, tenant: str = "t") -> str:
-        self.number += 1
-        turn = f"turn-{self.number}"
-        self.ask(OpenTurn(tenant=tenant, turn=turn, session=session))
-        return turn
-
-    def submit(self, turn: str, prompt: list[int], max_tokens: int = 4, **fields: Any) -> None:
-        sampling = SamplingParams(max_tokens=max_tokens, temperature=0)
-        tenant = fields.pop("tenant", "t")
-        self.engine.submit(
-            Request(id=turn, prompt_ids=tuple(prompt), sampling=sampling, tenant=tenant, session=True, **fields)
-        )
-
-    def drawn(self, turn: str) -> list[int]:
-        return [event.token_id for event in self.events.get(turn, []) if event.token_id is not None]
-
-    def settle(self, turn: str, tokens: list[int], tenant: str = "t") -> Told:
-        return self.ask(SettleTurn(tenant=tenant, turn=turn, token_ids=tokens))
-
-    def turn(self, session: str, prompt: list[int], max_tokens: int = 4, tenant: str = "t") -> list[int]:
-        """A whole turn; what it adds to the session."""
-        turn = self.open(session, tenant)
-        self.submit(turn, prompt, max_tokens, tenant=tenant)
-        self.drain()
-        added = prompt + self.drawn(turn)
-        self.settle(turn, added, tenant)
-        return added
-
-    def state(self, session: str, tenant: str = "t") -> State:
-        record = self.store.find(tenant, session)
-        assert record is not None
-        return self.store.load(record).state
-
-    def close(self) -> None:
-        self.engine.close()
-
-    @property
-    def computed(self) -> int:
-        return sum(length for lengths in self.model.passes for length in lengths)
-
-
-def assert_holds(host: Host, session: str, tokens: list[int], tenant: str = "t") -> None:
-    (view,) = host.ask(ShowSession(tenant=tenant, session=session)).sessions
-    assert view.tokens == len(tokens)
-    kept, expected = host.state(session, tenant), state_after(tokens)
-    assert torch.equal(kept.wkv, expected.wkv) and torch.equal(kept.shift, expected.shift)
-
-
-HOT_SIZE = OVERHEAD_BYTES + 4 * (2 * 8 + 8 * 8)
-"""What the toy's session takes in memory."""
+from .session_host import HOT_SIZE, Host, assert_holds
+from .tiny_model import BOMB, NAN
 
 
 @pytest.fixture
@@ -376,118 +260,3 @@ def test_many_sessions_need_no_memory_and_all_resume(tmp_path: Path, count: int)
         host.turn(f"s{number}", [2], 1)
     assert host.engine.stats().sessions == count
     host.close()
-
-
-NAMES = st.sampled_from(["a", "b", "c"])
-TENANTS = st.sampled_from(["t", "u"])
-TOKENS = st.lists(st.integers(1, 29), min_size=1, max_size=20)
-
-
-class SessionsMachine(RuleBasedStateMachine):
-    """Random turns, forks, deletes, exports and restarts, with room for two sessions in memory; a dictionary of token
-    lists says what must be there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        self.expected: dict[tuple[str, str], list[int]] = {}
-        self.open: dict[tuple[str, str], tuple[str, list[int]]] = {}
-        self.exported: list[tuple[bytes, list[int]]] = []
-        self.host = Host(self.folder, cache_bytes=8000, hot_bytes=2 * HOT_SIZE)
-
-    def teardown(self) -> None:
-        self.host.close()
-        shutil.rmtree(self.folder)
-
-    @rule(tenant=TENANTS, name=NAMES, prompt=TOKENS, max_tokens=st.integers(0, 5))
-    def begin(self, tenant: str, name: str, prompt: list[int], max_tokens: int) -> None:
-        place = tenant, name
-        if place in self.open:
-            with pytest.raises(SessionBusy):
-                self.host.open(name, tenant)
-            return
-        turn = self.host.open(name, tenant)
-        self.host.submit(turn, prompt, max_tokens, tenant=tenant, boundaries=(len(prompt) // 2,))
-        self.open[place] = turn, prompt
-
-    @rule(steps=st.integers(1, 4))
-    def run_on(self, steps: int) -> None:
-        for _ in range(steps):
-            self.host.step()
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data(), keep=st.integers(0, 6), other=st.booleans())
-    def finish(self, data: st.DataObject, keep: int, other: bool) -> None:
-        place = data.draw(st.sampled_from(sorted(self.open)))
-        turn, prompt = self.open.pop(place)
-        self.host.drain()
-        drawn = self.host.drawn(turn)
-        added = prompt + drawn[:keep] if not other else [*prompt[: len(prompt) // 2], 7, 7]
-        self.host.settle(turn, added, place[0])
-        self.expected[place] = self.expected.get(place, []) + added
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data())
-    def leave(self, data: st.DataObject) -> None:
-        place = data.draw(st.sampled_from(sorted(self.open)))
-        turn, _ = self.open.pop(place)
-        self.host.engine.cancel(turn)
-        self.host.engine.sessions.ask(DropTurn(tenant=place[0], turn=turn), lambda told: None)  # type: ignore[union-attr]
-
-    @rule(tenant=TENANTS, source=NAMES, new_name=NAMES)
-    def fork(self, tenant: str, source: str, new_name: str) -> None:
-        old, new = (tenant, source), (tenant, new_name)
-        try:
-            self.host.ask(ForkSession(tenant=tenant, session=source, new=new_name))
-        except RookeryError:
-            assert old not in self.expected or new in self.expected or new in self.open
-        else:
-            assert old in self.expected and new not in self.expected
-            self.expected[new] = self.expected[old]
-
-    @rule(tenant=TENANTS, name=NAMES)
-    def delete(self, tenant: str, name: str) -> None:
-        place = tenant, name
-        try:
-            self.host.ask(DeleteSession(tenant=tenant, session=name))
-        except RookeryError:
-            assert place in self.open or place not in self.expected
-        else:
-            del self.expected[place]
-
-    @precondition(lambda self: self.expected)
-    @rule(data=st.data())
-    def export(self, data: st.DataObject) -> None:
-        tenant, name = place = data.draw(st.sampled_from(sorted(self.expected)))
-        told = self.host.ask(ExportSession(tenant=tenant, session=name))
-        self.exported.append((told.data, self.expected[place]))
-
-    @precondition(lambda self: self.exported)
-    @rule(tenant=TENANTS, name=NAMES)
-    def bring_in(self, tenant: str, name: str) -> None:
-        if (tenant, name) not in self.open:
-            data, tokens = self.exported[-1]
-            self.host.ask(ImportSession(tenant=tenant, session=name, data=data))
-            self.expected[tenant, name] = tokens
-
-    @rule()
-    def restart(self) -> None:
-        """Without any farewell to the store: what is open is lost, what was settled is there."""
-        self.host.store.close()
-        self.open.clear()
-        self.host = Host(self.folder, cache_bytes=8000, hot_bytes=2 * HOT_SIZE)
-
-    @invariant()
-    def every_session_is_what_it_must_be(self) -> None:
-        for tenant in ("t", "u"):
-            listed = [view.id for view in self.host.ask(ListSessions(tenant=tenant, limit=99)).sessions]
-            assert listed == sorted(name for owner, name in self.expected if owner == tenant)
-        for (tenant, name), tokens in self.expected.items():
-            record = self.host.store.find(tenant, name)
-            assert record is not None and record.tokens == len(tokens)
-            loaded = self.host.store.load(record).state
-            assert torch.equal(loaded.wkv, state_after(tokens).wkv)
-
-
-TestSessions = SessionsMachine.TestCase
-TestSessions.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
