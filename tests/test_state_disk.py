@@ -233,6 +233,7 @@ class Host:
     def start(self, *, identity: str = "toy", tuned: float = 0.5, prefill_budget: int = 64) -> None:
         self.model = ToyModel()
         self.model.tuned = State(shift=self.model.tuned.shift, wkv=torch.full((1, 1, 8, 8), tuned))
+        self.model.tuned.wkv[0, 0, 1] = 0  # where the toy counts its tokens
         self.engine = Engine(
             self.model,
             max_batch=8,
