@@ -13,6 +13,7 @@ from openai.types.conversations import Conversation, ConversationDeletedResource
 from openai.types.responses import ResponseItemList
 
 from rookery.server.config import Config
+from rookery.server.errors import StartupError
 
 from .api_server import MODEL, Api, api_in_process, says
 from .test_api_responses import PATH, prompt, respond
@@ -240,9 +241,9 @@ async def test_ids_belong_to_the_key_that_made_them() -> None:
 
 
 async def test_a_store_that_does_not_work_fails_the_turn_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    config = Config(served_model_name=(MODEL,), data_dir=tmp_path / "file" / "folder")
+    config = Config(served_model_name=(MODEL,), data_dir=tmp_path / "folder")
     async with api_in_process(config=config) as api:
+        (tmp_path / "folder" / "responses.sqlite").mkdir()  # where the database would be made
         body = {"model": MODEL, "input": "hi"}
         whole = await api.client.post(PATH, json=body)
         assert (await error(whole, 507))["code"] == "storage_failed" and "folder" not in whole.text
@@ -250,6 +251,14 @@ async def test_a_store_that_does_not_work_fails_the_turn_and_nothing_else(tmp_pa
         assert "event: error" in streamed.text and "event: response.failed" in streamed.text
         assert "response.completed" not in streamed.text
         assert (await api.client.post(PATH, json={**body, "store": False})).status_code == 200
+
+
+async def test_a_folder_that_cannot_be_is_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config = Config(served_model_name=(MODEL,), data_dir=tmp_path / "file" / "folder")
+    with pytest.raises(StartupError, match="cannot be used: Not a directory"):
+        async with api_in_process(config=config):
+            raise AssertionError("it started")
 
 
 async def test_everything_outlives_a_restart_with_a_data_folder(tmp_path: Path) -> None:
