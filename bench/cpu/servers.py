@@ -98,7 +98,7 @@ class Server:
                 if self._process.poll() is not None or time.perf_counter() - start > START_S:
                     raise PeerFailed(f"did not start: {self._words()}")
                 time.sleep(0.02)
-        except BaseException:
+        except BaseException:  # an interrupt too: the server must not outlive this process
             self.stop()
             raise
         self.load_s = time.perf_counter() - start
