@@ -122,6 +122,21 @@ def test_a_budget_of_one_block_serves_everybody_in_turn() -> None:
     assert served == list("abcabc")
 
 
+def test_what_is_parked_comes_back_between_steps_only() -> None:
+    """A submission in the middle of a step must not give it a slot: it could be parked again before its state is."""
+    scheduler = Scheduler(max_batch=2, max_queue=8, prefill_budget=640)
+    scheduler.submit(request("a1", max_tokens=9, tenant="a"))
+    scheduler.submit(request("a2", max_tokens=9, tenant="a"))
+    advance(scheduler)
+    scheduler.submit(request("b1", max_tokens=9, tenant="b"))
+    assert [prefill.request.id for prefill, _ in scheduler.make_room()] == ["a2"]
+    scheduler.cancel("b1")
+    scheduler.submit(request("b2", max_tokens=9, tenant="b"))
+    assert not scheduler.resumed and scheduler.slots_free == 1
+    scheduler.admit()
+    assert len(scheduler.resumed) == 1 and scheduler.slots_free == 0
+
+
 def test_a_flood_gives_up_slots_to_whoever_has_less_than_his_share() -> None:
     scheduler = Scheduler(max_batch=4, max_queue=80, prefill_budget=640)
     for index in range(64):
@@ -307,7 +322,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert 0 <= sum(chunk.stop - chunk.start for chunk in batch.chunks) <= self.budget
         for chunk in batch.chunks:
             tenant = chunk.prefill.request.tenant
-            waiting = {one.request.id for one in self.scheduler.queue._tenants.get(tenant, ())}
+            queue = self.scheduler.queue._tenants.get(tenant, ())
+            waiting = {one.request.id for one in queue if not one.parked}  # those have had their start
             later = self.order[tenant][self.order[tenant].index(chunk.prefill.request.id) + 1 :]
             assert waiting <= set(later)
         if failed:

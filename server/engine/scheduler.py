@@ -89,7 +89,8 @@ class Scheduler:
         choices = [Choice(request, index, origin) for index in range(request.choices)]
         self._requests[request.id] = choices
         self.queue.push(Prefill(request, request.prompt_ids, list(choices)), first=first)
-        self.admit()
+        if not waits:  # those that wait are given slots between steps, where the engine brings back what was parked
+            self.admit()
         return choices[:]
 
     def cancel(self, request_id: str, choice: int | None = None) -> list[Choice]:
