@@ -14,8 +14,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from rookery.kernels.rows import Rows
-
 from ..errors import InvalidRequest
 from ..model.base import Model
 from ..state.cache import PrefixCache
@@ -25,7 +23,7 @@ from ..state.store import StateStore
 from ..state.worker import Worker
 from .batch import Batch, Choice
 from .constraint import Constraints
-from .graphs import CudaRecorder, DecodeGraphs, buckets, recordable
+from .forward import Forward
 from .keeper import Keeper
 from .pace import Pace
 from .request import EngineStats, Request, TokenEvent
@@ -35,9 +33,6 @@ from .scheduler import Scheduler
 from .sessions import Sessions
 
 logger = logging.getLogger(__name__)
-
-SCORED_ROWS = 64
-"""Rows of logits held at once for prompt log-probabilities: 16 MB at a vocabulary of 65,536."""
 
 STEP_FAILED = "the engine failed while it computed this request; the others go on"
 
@@ -75,6 +70,7 @@ class Engine:
         self.pace = Pace(prefill_budget, step_target_s)
         self._clock = clock
         self.pool = model.new_pool(max_batch)
+        self.forward = Forward(model, self.pool)
         self.sampler = Sampler()
         self.constraints = constraints
         self._identity = identity
@@ -85,9 +81,6 @@ class Engine:
         """Where `attach` has given a store for them."""
         self._unheard: set[str] = set()
         """Requests of our own, whose events nobody is to see."""
-        self._device = self.pool.wkv.device
-        self.graphs: DecodeGraphs | None = None
-        """What `record` has recorded."""
         self._sampling: dict[Choice, ChoiceSampling] = {}
         self._ended: list[TokenEvent] = []
         """Events of choices that ended between steps; the next step reports them."""
@@ -240,7 +233,7 @@ class Engine:
         except Exception:  # whatever one request did to the step, the engine has to outlive it
             culprit = f"; it ended request {batch.choices[0].request.id}" if batch.rows == 1 else ""
             logger.exception("a step over %d rows failed%s", batch.rows, culprit)
-            self.check()
+            self.forward.check()
             events += self._isolate(batch)
         else:
             events += self._commit(batch, logits)
@@ -250,20 +243,14 @@ class Engine:
         self.pace.took(sum(chunk.stop - chunk.start for chunk in batch.chunks), self._stats.step_seconds)
         return events
 
-    def check(self) -> None:
-        """Run one token of no request through the model (slot -1): warms it up, and shows whether it still works."""
-        token = torch.zeros(1, dtype=torch.int64, device=self._device)
-        with torch.inference_mode():
-            self.model.logits(self.model.forward(token, Rows.pack([-1], [1], self._device), self.pool))
-
-    def record(self, progress: Callable[[float], None] | None = None) -> None:
-        """Record decode steps where the device can repeat them; before the first request, for it resets the states.
+    def warm_up(self, progress: Callable[[float], None] | None = None) -> None:
+        """Make ready for requests, before the first of which it has to be called, for it resets the states.
 
         Args:
             progress: called with the share done.
         """
-        if recordable(self._device):
-            self.graphs = DecodeGraphs(self.model, self.pool, CudaRecorder(), buckets(self.pool.slots), progress)
+        self.forward.check()
+        self.forward.record(progress)
 
     def _place(self) -> None:
         """Give slots to those that wait, and keep or bring back the states of what is parked for them."""
@@ -293,72 +280,14 @@ class Engine:
 
         When it raises, the states of the batch are lost.
         """
-        self._start_states(batch)
-        outputs = [cast(Tensor, prefill.hidden).to(self._device)[None] for prefill in batch.known]
-        if batch.slots:
-            hidden = self._pass(batch)
-            self._score_prompts(batch, hidden)
-            if self.reuse is not None:
-                self.reuse.consumed(batch, hidden)
-            outputs.insert(0, hidden)
+        self.forward.start(batch, self.sessions.base if self.sessions is not None else None)
+        hidden = self.forward.run(batch)
+        self.forward.score_prompts(batch, hidden, self.sampler.score_prompt)
+        if self.reuse is not None:
+            self.reuse.consumed(batch, hidden)
         if self.sessions is not None:
             self.sessions.consumed(batch)
-        for prefill in batch.prompts:
-            self.pool.copy(prefill.choices[0].slot, [choice.slot for choice in prefill.choices[1:]])
-        hidden = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-        for prefill, position in batch.ends:
-            if prefill.request.embed:
-                prefill.embedding = hidden[position].float().cpu().numpy().astype("<f4").tobytes()
-        positions = [position for _, position in batch.ready]
-        if not positions:
-            return hidden.new_empty(0, 0)
-        every = positions == list(range(len(hidden)))  # as many is not enough: choices share a position
-        return self.model.logits(hidden if every else hidden[positions])
-
-    def _pass(self, batch: Batch) -> Tensor:
-        """The batch's tokens through the model, [N, C]: as one recorded step where it only decodes."""
-        if self.graphs is not None and not batch.chunks:
-            hidden = self.graphs.forward(batch.token_ids, batch.slots)
-            if hidden is not None:
-                return hidden
-        token_ids = torch.tensor(batch.token_ids, dtype=torch.int64, device=self._device)
-        rows = Rows.pack(
-            batch.slots, batch.lengths, self._device, positions=batch.positions, decode=len(batch.decoding)
-        )
-        return self.model.forward(token_ids, rows, self.pool)
-
-    def _start_states(self, batch: Batch) -> None:
-        """Give the slots of prompts that start in this step their first state: zero, or a tuned one."""
-        fresh = []
-        for chunk in batch.chunks:
-            if chunk.start > 0:
-                continue
-            request = chunk.prefill.request
-            state = self.sessions.base(request.id) if self.sessions is not None else None
-            if state is None:
-                state = self.model.initial_state(request.tuned_state)
-            if state is None:
-                fresh.append(chunk.slot)
-            else:
-                self.pool.write(chunk.slot, state)
-        self.pool.reset(fresh)
-
-    def _score_prompts(self, batch: Batch, hidden: Tensor) -> None:
-        """Log-probabilities of the prompt tokens that follow the batch's, where a request asks for them."""
-        position = len(batch.decoding)
-        for chunk in batch.chunks:
-            prefill, length = chunk.prefill, chunk.stop - chunk.start
-            top = prefill.request.sampling.prompt_logprobs
-            if top is not None and not prefill.choices[0].tokens:
-                if chunk.start == 0:
-                    prefill.prompt_logprobs = [None]
-                next_ids = prefill.token_ids[chunk.start + 1 : chunk.stop + 1]
-                for start in range(0, len(next_ids), SCORED_ROWS):
-                    ids = next_ids[start : start + SCORED_ROWS]
-                    logits = self.model.logits(hidden[position + start : position + start + len(ids)])
-                    limit = prefill.request.sampling.token_limit
-                    prefill.prompt_logprobs += self.sampler.score_prompt(logits, ids, top, token_limit=limit)
-            position += length
+        return self.forward.finish(batch, hidden)
 
     def _commit(self, batch: Batch, logits: Tensor) -> list[TokenEvent]:
         """Draw from the logits, hand the tokens to the scheduler, and say what happened."""

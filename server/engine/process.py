@@ -281,8 +281,7 @@ def load(settings: Settings, server: EngineServer) -> None:
             f"no memory for the states of {settings.max_batch} sequences ({needed / 2**20:.0f} MiB)",
             "set a smaller --max-batch",
         ) from error
-    engine.check()
-    engine.record(lambda share: server.announce(Progress("warming_up", share)))
+    engine.warm_up(lambda share: server.announce(Progress("warming_up", share)))
     format = StateFormat.of(engine.pool, fingerprint=info.fingerprint, tokenizer=tokenizer.fingerprint)
     store = StateStore(
         Path(settings.data_dir) if settings.data_dir is not None else None,
