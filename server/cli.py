@@ -20,7 +20,7 @@ from rich.traceback import Traceback
 from rookery import __version__
 
 from .bench_cli import app as bench_app
-from .config import Config
+from .config import Config, Quantize
 from .errors import StartupError
 from .resolve import resolve_model
 from .sessions_cli import app as sessions_app
@@ -83,19 +83,34 @@ def convert(
     /,
     *,
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep",
+    quantize: Quantize = "none",
+    packed: bool = False,
     force: bool = False,
 ) -> int:
-    """Write a checkpoint as .safetensors, under the official key names.
+    """Write a checkpoint as .safetensors: under the official key names, or as the native CPU library reads it.
+
+    A file with --quantize or --packed starts fastest, and its memory is shared with whoever else serves it; only
+    Rookery reads it.
 
     Args:
         source: As for `serve`.
         target: The .safetensors file to write.
         dtype: Type of the stored tensors.
+        quantize: Matrices of 8 or 4 bits, for the native CPU library.
+        packed: Matrices of float32 or bfloat16 for the same; --dtype says of which.
         force: Overwrite the target.
     """
     from .model.convert import convert as convert_checkpoint
 
-    convert_checkpoint(resolve_model(source).path, target, dtype=None if dtype == "keep" else dtype, force=force)
+    kept: str | None = quantize if quantize != "none" else None
+    if kept is not None and dtype != "keep":
+        raise StartupError("--quantize and --dtype exclude each other", "leave --dtype out", exit_code=2)
+    if kept is None and packed:
+        if dtype not in ("float32", "bfloat16"):
+            raise StartupError("--packed needs a type", "add --dtype float32 or --dtype bfloat16", exit_code=2)
+        kept = dtype
+    stored = None if dtype == "keep" else dtype
+    convert_checkpoint(resolve_model(source).path, target, dtype=stored, packed=kept, force=force)
     print(f"wrote {target}")
     return 0
 

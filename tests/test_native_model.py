@@ -10,8 +10,9 @@ import torch
 
 from rookery.kernels.cpu.library import Format, Team, library
 from rookery.kernels.rows import Rows
+from rookery.server.model.kept import FORMATS
 from rookery.server.model.load import load_model
-from rookery.server.model.native import FORMATS, NativeModel
+from rookery.server.model.native import NativeModel
 from rookery.server.model.shape import Version
 from rookery.server.model.synthetic import synthetic_checkpoint
 from rookery.server.model.weights import read_checkpoint

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .library import CBuffer, CMatrix, Format, address
+
+PACKING = 1
+"""Of these layouts and rules of rounding, as files say it: raise it whenever `pack` would give other numbers."""
 
 PANEL = 16
 """Outputs side by side."""
@@ -22,6 +24,9 @@ LINE_BYTES = 64
 """Of a cache."""
 GROUP = 32
 """Inputs that share a scale in INT4."""
+
+_AT_ONCE = 64 * PANEL
+"""Outputs that are packed at a time."""
 
 _MULTIPLE = {Format.F32: 1, Format.BF16: 32, Format.INT8: 64, Format.INT4: 32}
 """Inputs are padded to a multiple of this."""
@@ -49,34 +54,61 @@ class Packed:
         return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
 
-def pack(weight: Tensor, format: Format) -> Packed:
-    """Pack a weight [out, in] of any float dtype."""
-    outputs, inputs = weight.shape
+Numbers = tuple[tuple[int, ...], torch.dtype]
+"""Shape and type of an array."""
+
+
+def layout(outputs: int, inputs: int, format: Format) -> tuple[int, Numbers, Numbers | None]:
+    """Stride, numbers and scales of a packed weight [out, in]."""
     stride = -(-inputs // _MULTIPLE[format]) * _MULTIPLE[format]
-    padded = F.pad(weight.detach(), (0, stride - inputs, 0, -outputs % PANEL))
-    scale: Tensor | None = None
+    panels = -(-outputs // PANEL)
     match format:
         case Format.F32:
-            data = _panels(padded.float(), 1)
+            return stride, ((panels, stride, PANEL, 1), torch.float32), None
         case Format.BF16:
-            data = _panels(padded.bfloat16(), 2)
+            return stride, ((panels, stride // 2, PANEL, 2), torch.bfloat16), None
         case Format.INT8:
-            whole, scale = quantize_int8(padded.float())
-            data = _panels((whole + 128).to(torch.uint8), 4)
+            data = (panels, stride // 4, PANEL, 4)
+            return stride, (data, torch.uint8), ((panels * PANEL,), torch.float32)
         case Format.INT4:
-            whole, group_scale = quantize_int4(padded.float())
-            scale = _panels(group_scale, 1)
-            fours = _panels((whole + 8).to(torch.uint8), 4).view(-1, stride // 8, 2, PANEL, 4)
-            data = (fours[:, :, 0] | fours[:, :, 1] << 4).contiguous()
-        case _:
-            raise ValueError(f"weights are not kept as {format.name}")
+            groups = stride // GROUP
+            data = (panels, groups * 4, PANEL, 4)
+            return stride, (data, torch.uint8), ((panels, groups, PANEL, 1), torch.bfloat16)
+    raise ValueError(f"weights are not kept as {format.name}")
+
+
+def pack(weight: Tensor, format: Format) -> Packed:
+    """Pack a weight [out, in] of any float dtype; some outputs at a time, so that little memory is needed beside it."""
+    outputs, inputs = weight.shape
+    stride, numbers, scales = layout(outputs, inputs, format)
+    data = torch.empty(numbers[0], dtype=numbers[1])
+    scale = None if scales is None else torch.empty(scales[0], dtype=scales[1])
+    for start in range(0, outputs, _AT_ONCE):
+        part = weight[start : start + _AT_ONCE].detach()
+        padded = torch.zeros(-(-len(part) // PANEL) * PANEL, stride)
+        padded[: len(part), :inputs] = part
+        panels = slice(start // PANEL, (start + len(padded)) // PANEL)
+        match format:
+            case Format.INT8:
+                whole, row_scale = quantize_int8(padded)
+                data[panels] = _panels((whole + 128).to(torch.uint8), 4)
+                assert scale is not None
+                scale[start : start + len(padded)] = row_scale
+            case Format.INT4:
+                whole, group_scale = quantize_int4(padded)
+                fours = _panels((whole + 8).to(torch.uint8), 4).view(-1, stride // 8, 2, PANEL, 4)
+                data[panels] = fours[:, :, 0] | fours[:, :, 1] << 4
+                assert scale is not None
+                scale[panels] = _panels(group_scale, 1)
+            case _:
+                data[panels] = _panels(padded, numbers[0][-1])
     return Packed(data, scale, outputs, inputs, stride, format)
 
 
 def _panels(x: Tensor, together: int) -> Tensor:
     """[out, n] to [out / 16, n / together, 16, together]."""
     outputs, n = x.shape
-    return x.view(outputs // PANEL, PANEL, n // together, together).transpose(1, 2).contiguous()
+    return x.view(outputs // PANEL, PANEL, n // together, together).transpose(1, 2)
 
 
 def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:

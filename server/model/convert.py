@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import StartupError
 from .checkpoint import Checkpoint
 from .files import printable
+from .packed_file import kept_fingerprint, write_packed
 from .scan import NotFinite, fingerprint
 from .weights import FINGERPRINT_KEY, contents_to_digest, read_checkpoint
 
@@ -24,15 +25,18 @@ def convert(
     target: Path,
     *,
     dtype: str | None = None,
+    packed: str | None = None,
     force: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> str:
-    """Write `source` as `target`; what is read back has the same bits and the same fingerprint.
+    """Write `source` as `target`; what is read back has the same bits and, unless packed, the same fingerprint.
 
     Under the target's name there is the old file or the whole new one, whenever the machine stops.
 
     Args:
         dtype: "float32", "bfloat16" or "float16"; None keeps each tensor's own.
+        packed: "float32", "bfloat16", "int8" or "int4": matrices kept so, as the native library reads them
+            (`packed_file`), instead of a file that other programs can read; `dtype` has no meaning then.
         force: overwrite an existing target.
         progress: called with the share of the source that is read.
 
@@ -51,6 +55,9 @@ def convert(
             f"{target_name} exists already", "give another name, or --force to overwrite it", exit_code=2
         )
     checkpoint = read_checkpoint(source, progress)
+    if packed is not None:
+        _write(target, lambda path: write_packed(path, checkpoint, packed, printable(source.name)))
+        return kept_fingerprint(checkpoint.fingerprint, packed)
     tensors, digest = dict(checkpoint.tensors), checkpoint.fingerprint
     if dtype is not None:
         tensors = {key: tensor.to(getattr(torch, dtype)) for key, tensor in tensors.items()}
@@ -65,11 +72,8 @@ def convert(
         "source": printable(source.name),
         FINGERPRINT_KEY: digest,
     }
-    try:
-        _write(target, {**tensors, **_tuned_state_tensors(checkpoint)}, metadata)
-    except (OSError, SafetensorError) as error:
-        cause = f"{target_name} cannot be written: {printable(error)}"
-        raise StartupError(cause, "check the folder, its permissions and its free space") from None
+    content = _apart({**tensors, **_tuned_state_tensors(checkpoint)})
+    _write(target, lambda path: save_file(content, path, metadata=metadata))
     return digest
 
 
@@ -80,18 +84,27 @@ def _tuned_state_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {f"blocks.{layer}.att.time_state": wkv.clone() for layer, wkv in enumerate(checkpoint.tuned_state.wkv)}
 
 
-def _write(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """To a temporary name in the same folder, on the disk, then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
-    os.close(handle)
+def _write(target: Path, fill: Callable[[Path], None]) -> None:
+    """To a temporary name in the same folder, on the disk, then renamed.
+
+    Raises:
+        StartupError: it cannot be written.
+    """
     try:
-        save_file(_apart(tensors), temporary, metadata=metadata)
-        _sync(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    _sync(target.parent)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            fill(temporary)
+            _sync(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(target.parent)
+    except (OSError, SafetensorError) as error:
+        cause = f"{printable(target)} cannot be written: {printable(error)}"
+        raise StartupError(cause, "check the folder, its permissions and its free space") from None
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -106,7 +119,7 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def _sync(path: str | Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

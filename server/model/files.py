@@ -30,6 +30,9 @@ from ..errors import CheckpointError
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Types weights may be stored in."""
 
+PACKED_FORMAT = "rookery-packed"
+"""What the metadata of a file calls its format that `packed_file` wrote."""
+
 AGAIN = "download or copy the file again, and compare its size or checksum with its source"
 CONVERT = "use the .pth, .safetensors or Hugging Face folder the model was published as"
 _PICKLE_LIMIT = 64 * 2**20
@@ -94,6 +97,17 @@ def read_contents(path: Path) -> Contents:
     return _read_file(path, status)
 
 
+def open_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]] | None:
+    """Tensors of any type, mapped, and the metadata of one `.safetensors` file; None where it is something else.
+
+    Raises:
+        CheckpointError: nothing there, not readable, or its header does not fit.
+    """
+    if not stat.S_ISREG(_status(path).st_mode):
+        return None
+    return _read_safetensors(path) if _head(path)[8:9] == b"{" else None
+
+
 def _status(path: Path) -> os.stat_result:
     try:
         return path.stat()
@@ -130,21 +144,28 @@ def _read_file(path: Path, status: os.stat_result) -> Contents:
         raise unusable(path, "it is neither a file nor a folder", CONVERT)
     if status.st_size == 0:
         raise unusable(path, "it is empty", AGAIN)
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise _unreachable(path, error) from None
+    head = _head(path)
     metadata: Mapping[str, str] = {}
     if head.startswith(b"PK\x03\x04"):
         container, tensors = "pth", _read_pth(path)
     elif head[8:9] == b"{":
         container = "safetensors"
         tensors, metadata = _read_safetensors(path)
+        if metadata.get("format") == PACKED_FORMAT:
+            raise unusable(path, "its matrices are packed for serving already", "use the checkpoint it was made from")
     else:
         raise unusable(path, *_foreign(head))
     _check_tensors(path, tensors, status.st_size)
     return Contents(tensors=tensors, container=container, size_bytes=status.st_size, metadata=metadata)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes, which tell what it is."""
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise _unreachable(path, error) from None
 
 
 def _foreign(head: bytes) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from .files import printable
 from .load import state_bytes
-from .weights import OpenCheckpoint, open_checkpoint
-
-_INT4_GROUP = 64
+from .official import Ranks, read_layout
+from .packed_file import open_packed, packed_bytes
+from .shape import ModelShape
+from .weights import open_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,7 @@ class CheckpointReport:
 
     path: str
     container: str
-    """"pth", "safetensors" or "folder"."""
+    """"pth", "safetensors", "folder" or "safetensors, packed as int8"."""
     naming: str
     """Whose key names it uses: "official", "transformers", "fla rwkv6", "fla rwkv7" or "web-rwkv"."""
     file_bytes: int
@@ -44,7 +46,7 @@ class CheckpointReport:
     state_bytes: dict[str, int]
     """One session, by the dtype of the model; the WKV state is float32 in all of them."""
     weight_bytes: dict[str, int]
-    """All weights, by the dtype of the model; int8 and int4 as `_quantised_bytes` counts them."""
+    """All weights, by the dtype of the model; int8 and int4 as the native library keeps them."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -57,19 +59,42 @@ def describe(path: Path) -> CheckpointReport:
     Raises:
         CheckpointError: no model that could be served.
     """
+    packed = open_packed(path)
+    if packed is not None:
+        kept = str(packed.kept)
+        ranks = read_layout(packed.tensors).ranks
+        tuned = packed.tuned_state is not None
+        about = (f"safetensors, packed as {kept}", "official", path.stat().st_size, ranks, tuned)
+        return _report(path, packed.shape, packed.tensors, kept, *about)
     opened = open_checkpoint(path)
-    shape = opened.layout.shape
+    tuned = opened.tuned_state is not None
+    about = (opened.container, opened.naming, opened.size_bytes, opened.layout.ranks, tuned)
+    return _report(path, opened.layout.shape, opened.tensors, "", *about)
+
+
+def _report(
+    path: Path,
+    shape: ModelShape,
+    tensors: Mapping[str, Tensor],
+    kept: str,
+    container: str,
+    naming: str,
+    file_bytes: int,
+    ranks: Ranks,
+    tuned_state: bool,
+) -> CheckpointReport:
+    """`kept` is how tensors on "meta" are."""
     stored: dict[str, int] = {}
-    for tensor in opened.tensors.values():
-        name = str(tensor.dtype).removeprefix("torch.")
+    for tensor in tensors.values():
+        name = kept if tensor.is_meta else str(tensor.dtype).removeprefix("torch.")
         stored[name] = stored.get(name, 0) + tensor.numel()
     parameters = sum(stored.values())
     floats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     return CheckpointReport(
         path=str(path),
-        container=opened.container,
-        naming=opened.naming,
-        file_bytes=opened.size_bytes,
+        container=container,
+        naming=naming,
+        file_bytes=file_bytes,
         version=shape.version,
         layers=shape.layers,
         width=shape.width,
@@ -77,37 +102,16 @@ def describe(path: Path) -> CheckpointReport:
         heads=shape.heads,
         head_size=shape.head_size,
         vocab_size=shape.vocab_size,
-        ranks=dict(opened.layout.ranks),
+        ranks=dict(ranks),
         parameters=parameters,
         stored_dtypes=stored,
-        tuned_state=opened.tuned_state is not None,
+        tuned_state=tuned_state,
         state_bytes={name: state_bytes(shape, dtype) for name, dtype in floats.items()},
         weight_bytes={
             **{name: parameters * dtype.itemsize for name, dtype in floats.items()},
-            "int8": _quantised_bytes(opened, 8),
-            "int4": _quantised_bytes(opened, 4),
+            **{name: packed_bytes(tensors, name) for name in ("int8", "int4")},
         },
     )
-
-
-def _quantised_bytes(opened: OpenCheckpoint, bits: int) -> int:
-    """Weights with the layers' large matrices in so many bits, all else in 16.
-
-    Counts one 16-bit scale for each output row (8 bits) or for each group of 64 weights (4 bits).
-    """
-    total = 0
-    for key, tensor in opened.tensors.items():
-        if not _is_large_matrix(key, tensor):
-            total += 2 * tensor.numel()
-            continue
-        scales = tensor.shape[0] if bits == 8 else -(-tensor.numel() // _INT4_GROUP)
-        total += tensor.numel() * bits // 8 + 2 * scales
-    return total
-
-
-def _is_large_matrix(key: str, tensor: Tensor) -> bool:
-    """A layer's square or feed-forward matrix; embedding, head, norms and low-rank pairs are left as they are."""
-    return key.startswith("blocks.") and key.endswith(".weight") and tensor.dim() == 2
 
 
 def render(report: CheckpointReport) -> Table:

@@ -16,6 +16,7 @@ from ..errors import StartupError
 from .base import Model
 from .checkpoint import Checkpoint
 from .native import NativeModel, native_model
+from .packed_file import kept_fingerprint, read_packed
 from .shape import ModelShape
 from .tuned_state import read_tuned_state
 from .weights import read_checkpoint
@@ -52,11 +53,18 @@ def load_model(
         StartupError: the device is not there, its memory is too small, or it has no quantised matrices or no states
             of that type.
     """
+    report = progress or (lambda share: None)
+
+    def reading(share: float) -> None:
+        report(_READING * share)
+
+    packed = read_packed(path, reading)
+    if packed is not None:
+        dtype, quantize, device = _as_packed(packed, dtype, quantize, device)
     place = resolve_device(device)
     number_type = resolve_dtype(dtype, place)
     wkv_type = resolve_dtype(slot_dtype, place)
-    report = progress or (lambda share: None)
-    checkpoint = read_checkpoint(path, lambda share: report(_READING * share))
+    checkpoint = packed or read_checkpoint(path, reading)
     named_states = {name: read_tuned_state(file, checkpoint.shape) for name, file in (states or {}).items()}
     checkpoint = replace(checkpoint, named_states=named_states)
     try:
@@ -69,8 +77,26 @@ def load_model(
     report(1.0)
     info = _info(checkpoint, model, number_type, place)
     if isinstance(model, NativeModel) and quantize != "none":
-        info = replace(info, dtype=quantize, weight_bytes=model.weight_bytes)
+        fingerprint = info.fingerprint if packed is not None else kept_fingerprint(info.fingerprint, quantize)
+        info = replace(info, dtype=quantize, weight_bytes=model.weight_bytes, fingerprint=fingerprint)
     return model, info
+
+
+def _as_packed(checkpoint: Checkpoint, dtype: str, quantize: str, device: str) -> tuple[str, str, str]:
+    """dtype, quantisation and device of a packed file, which has only one of each.
+
+    Raises:
+        StartupError: others are asked for.
+    """
+    kept = str(checkpoint.kept)
+    asked = quantize if quantize != "none" else dtype if not kept.startswith("int") else "auto"
+    if asked not in ("auto", kept):
+        cause = f"{checkpoint.path} holds matrices of {kept}, and {asked} is asked for"
+        raise StartupError(cause, "convert the checkpoint it was made from again", exit_code=2)
+    if device not in ("auto", "cpu"):
+        cause = f"{checkpoint.path} is packed for the native CPU library and cannot run on {device}"
+        raise StartupError(cause, "use --device cpu, or the checkpoint it was made from", exit_code=2)
+    return ("float32", kept, "cpu") if kept.startswith("int") else (kept, "none", "cpu")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -114,6 +140,9 @@ def _serving(
     """
     kept = quantize if quantize != "none" else str(dtype).removeprefix("torch.")
     native = native_model(checkpoint, kept) if device.type == "cpu" else None
+    if native is None and checkpoint.kept is not None:
+        mend = "serve the checkpoint it was made from, or install where there is a C compiler"
+        raise StartupError(f"{checkpoint.path} is packed for the native CPU library, which is not used here", mend)
     if native is None and quantize != "none":
         mend = (
             "use --device cpu where the native library is built (it needs a C compiler at install), or --quantize none"

@@ -21,13 +21,11 @@ from rookery.kernels.rows import Rows
 from ..errors import StartupError
 from ..state.pool import State, StatePool
 from .checkpoint import Checkpoint
+from .kept import FORMATS, Kept
 from .native_program import Program
-from .native_rwkv import Kept, write_layers
+from .native_rwkv import write_layers
 
 logger = logging.getLogger(__name__)
-
-FORMATS = {"float32": Format.F32, "bfloat16": Format.BF16, "int8": Format.INT8, "int4": Format.INT4}
-"""How matrices can be kept, by the name of the dtype or of the quantisation."""
 
 LARGEST_HEAD, LARGEST_WIDTH = 256, 16384
 """What the kernels have room for; no published model comes near."""
@@ -88,7 +86,7 @@ class NativeModel:
         self._hidden = self._step[-1].out[0]
 
         head = Program(TOKENS)
-        matrix = kept.matrix("head.weight", head=True)
+        matrix = kept.matrix("head.weight")
         logits = _given(self.shape.vocab_size)
         if MEETS[matrix.format] == Format.F32:
             head.phase(head.matmul(matrix, hidden, logits))

@@ -8,56 +8,11 @@ import torch
 from torch import Tensor
 
 from rookery.kernels.cpu.library import Act, Format, Kind
-from rookery.kernels.cpu.packed import MEETS, Activations, Packed, pack
+from rookery.kernels.cpu.packed import MEETS, Activations, Packed
 from rookery.kernels.head_norm import NORM_EPS
 
-from .checkpoint import Checkpoint
+from .kept import Kept
 from .native_program import Program
-
-_TABLE = {torch.float32: Format.F32, torch.bfloat16: Format.BF16, torch.float16: Format.F16}
-
-
-class Kept:
-    """The checkpoint's tensors as the kernels want them: matrices in a format, all else in float32."""
-
-    def __init__(self, checkpoint: Checkpoint, weights: Format) -> None:
-        self.shape = checkpoint.shape
-        self.tensors = checkpoint.tensors
-        self.format = weights
-        self.narrow = Format.F32 if weights == Format.F32 else Format.BF16
-        """Of low-rank pairs: small, and their rounding would reach the decay."""
-        self.bytes = 0
-        """Of all matrices handed out."""
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.tensors
-
-    def vector(self, key: str) -> Tensor:
-        return self.tensors[key].float().flatten().contiguous()
-
-    def norm(self, key: str) -> list[Tensor]:
-        return [self.vector(f"{key}.weight"), self.vector(f"{key}.bias")]
-
-    def matrix(self, key: str, *, head: bool = False) -> Packed:
-        """A matrix stored [out, in]; the head never goes below INT8."""
-        return self._pack(self.tensors[key], Format.INT8 if head and self.format == Format.INT4 else self.format)
-
-    def low_rank(self, key: str, *part: int | slice) -> Packed:
-        """A matrix of a low-rank pair, stored [in, out], or a part of one."""
-        return self._pack(self.tensors[key][part].T, self.narrow)
-
-    def embedding(self) -> Packed:
-        """The table as it is stored; rows are looked up, never multiplied."""
-        table = self.tensors["emb.weight"].contiguous()
-        if table.dtype not in _TABLE:
-            table = table.float()
-        self.bytes += table.nbytes
-        return Packed(table, None, len(table), table.shape[1], table.shape[1], _TABLE[table.dtype])
-
-    def _pack(self, weight: Tensor, format: Format) -> Packed:
-        packed = pack(weight, format)
-        self.bytes += packed.nbytes
-        return packed
 
 
 class Layers:
@@ -193,16 +148,10 @@ class Rwkv6Layers(Layers):
         everything = torch.ones(self.shape.width)  # a share of one is the token before
         mu_x = kept.vector(f"{att}time_maa_x")
         self.mix(layer, 0, [(None, self.normed), (everything, self.before), (mu_x, self.x_x)])
-        rank = kept.tensors[f"{att}time_maa_w2"].shape[1]
+        pair = [f"{att}time_maa_w1", f"{att}time_maa_w2"]
         self.low_rank(
             *(
-                (
-                    kept.low_rank(f"{att}time_maa_w1", slice(None), slice(i * rank, (i + 1) * rank)),
-                    self.x_x,
-                    Act.TANH,
-                    kept.low_rank(f"{att}time_maa_w2", i),
-                    share,
-                )
+                (kept.matrix(f"{pair[0]}.{i}"), self.x_x, Act.TANH, kept.matrix(f"{pair[1]}.{i}"), share)
                 for i, share in enumerate(self.shares)
             )
         )
@@ -216,7 +165,7 @@ class Rwkv6Layers(Layers):
             ("value", self.x_v, self.v, Act.NONE),
             ("gate", self.x_g, self.g, Act.NONE),
         )
-        decay = kept.low_rank(f"{att}time_decay_w1"), kept.low_rank(f"{att}time_decay_w2")
+        decay = kept.matrix(f"{att}time_decay_w1"), kept.matrix(f"{att}time_decay_w2")
         self.low_rank((decay[0], self.x_w, Act.TANH, decay[1], self.speed))
         vectors = [kept.vector(f"{att}time_decay"), kept.vector(f"{att}time_faaaa"), *kept.norm(f"{att}ln_x")]
         self.matrix_state(Kind.WKV6, layer, [self.r, self.k, self.v, self.g, self.speed], vectors)
@@ -252,7 +201,7 @@ class Rwkv7Layers(Layers):
         )
         self.low_rank(
             *(
-                (kept.low_rank(f"{att}{name}1"), source, act, kept.low_rank(f"{att}{name}2"), to)
+                (kept.matrix(f"{att}{name}1"), source, act, kept.matrix(f"{att}{name}2"), to)
                 for name, source, act, to in pairs
             )
         )
