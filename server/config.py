@@ -73,6 +73,9 @@ class Config:
     slot_dtype: Literal["float32", "float16"] = "float32"
     """Type of running sequences' WKV states between steps; float16 halves them (docs/precision.md). Not for RWKV-4 nor
     the native CPU library, which have float32."""
+    exact: bool = False
+    """Results of a request are the same bits alone and in any batch, from stored states and without. The native CPU
+    library always gives that; torch and GPUs do with this flag, one token at a time: slow (docs/precision.md)."""
     threads: Count | None = None
     """Threads to compute on, on a CPU; default: PyTorch's choice, one for each core."""
     max_batch: Count = 64

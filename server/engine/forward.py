@@ -11,6 +11,7 @@ from torch import Tensor
 from rookery.kernels.rows import Rows
 
 from ..model.base import Model
+from ..model.exact import TokenByToken
 from ..state.pool import State, StatePool
 from .batch import Batch
 from .graphs import CudaRecorder, DecodeGraphs, buckets, recordable
@@ -53,7 +54,7 @@ class Forward:
         Args:
             progress: called with the share done.
         """
-        if recordable(self._device):
+        if recordable(self._device) and not isinstance(self.model, TokenByToken):
             self.graphs = DecodeGraphs(self.model, self.pool, CudaRecorder(), buckets(self.pool.slots), progress)
 
     def start(self, batch: Batch, base: Callable[[str], State | None] | None) -> None:

@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "auto"
     slot_dtype: Literal["float32", "float16"] = "float32"
     """Of the WKV states of running sequences."""
+    exact: bool = False
+    """Whether results must be the same bits whatever a step's other rows are."""
     states: dict[str, str] = {}
     """Files of tuned initial states, by name."""
     tokenizer: str | None = None

@@ -230,6 +230,7 @@ def load(settings: Settings, server: EngineServer) -> None:
     from rookery.server.text.grammar import grammar_limits
     from rookery.server.text.tokenizer import load_tokenizer
 
+    from ..model.exact import TokenByToken, exactly
     from ..model.load import load_model
     from ..state.disk import DiskTier
     from ..state.snapshot import StateFormat
@@ -258,9 +259,12 @@ def load(settings: Settings, server: EngineServer) -> None:
         states={name: Path(file) for name, file in settings.states.items()},
         progress=progress,
     )
+    if settings.exact:
+        model = exactly(model)
     server.announce(Progress("warming_up"))
     tokenizer_path = Path(settings.tokenizer) if settings.tokenizer is not None else None
     tokenizer = load_tokenizer(tokenizer_path, model_path=path, vocab_size=info.vocab_size)
+    made_by = info.fingerprint, info.dtype, info.device, str(isinstance(model, TokenByToken))
     constraints = Constraints(tokenizer.llguidance, limits=grammar_limits())
     try:
         engine = Engine(
@@ -271,9 +275,7 @@ def load(settings: Settings, server: EngineServer) -> None:
             step_target_s=settings.step_target_s,
             constraints=constraints,
             cache_bytes=settings.cache_bytes,
-            identity=" ".join(
-                (info.fingerprint, tokenizer.fingerprint, info.dtype, info.device, settings.state_dtype, __version__)
-            ),
+            identity=" ".join([*made_by, tokenizer.fingerprint, settings.state_dtype, __version__]),
         )
     except (MemoryError, RuntimeError) as error:  # torch says RuntimeError when an allocation fails
         needed = settings.max_batch * info.state_bytes

@@ -73,8 +73,14 @@ def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:
     """The part of the configuration that the engine needs; keys stay in the API process.
 
     Raises:
-        StartupError: a `--state` is not NAME=FILE.
+        StartupError: a `--state` is not NAME=FILE, or settings contradict each other.
     """
+    if config.exact and config.state_dtype != "float32":
+        raise StartupError(
+            f"--exact: --state-dtype {config.state_dtype} rounds states when they are stored",
+            "leave one of them out",
+            exit_code=2,
+        )
     states = {}
     for entry in config.state:
         name, separator, file = entry.partition("=")
@@ -90,6 +96,7 @@ def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:
         quantize=config.quantize,
         device=config.device,
         slot_dtype=config.slot_dtype,
+        exact=config.exact,
         threads=config.threads,
         states=states,
         tokenizer=str(config.tokenizer) if config.tokenizer is not None else None,
