@@ -58,7 +58,7 @@ typedef struct {
     int64_t shift_stride, wkv_stride;
 } Call;
 
-#define SCRATCH_FLOATS (64 * 1024) /* per thread; holds one head's state of up to 256 x 256 */
+#define SCRATCH_FLOATS (96 * 1024) /* per thread; holds one head's state of up to 256 x 256, and a block's vectors */
 #define PANEL 16
 #define UNIT_PANELS 4
 #define MIX_TOKENS 4

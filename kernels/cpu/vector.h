@@ -54,32 +54,36 @@ INLINE vf only(vf v, int64_t left) {
 }
 
 INLINE vf choose(vi condition, vf yes, vf no) { return (vf)((condition & (vi)yes) | (~condition & (vi)no)); }
+/* The second where one is NaN. */
+#if LANES == 16
+INLINE vf larger(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf smaller(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif LANES == 8
+INLINE vf larger(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf smaller(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
 INLINE vf larger(vf a, vf b) { return choose(a > b, a, b); }
 INLINE vf smaller(vf a, vf b) { return choose(a < b, a, b); }
+#endif
 INLINE vf magnitude(vf a) { return (vf)((vi)a & 0x7fffffff); }
 
+/* Halves are added to each other until one number is left. */
 INLINE float sum(vf v) {
-    float a[LANES];
-    memcpy(a, &v, sizeof a);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) a[i] += a[i + half];
-    return a[0];
+    vi lane = {0};
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+    for (int half = LANES / 2; half; half /= 2) v += __builtin_shuffle(v, lane + half);
+    return v[0];
 }
 
 #if LANES == 16
-/* The sums of 16 vectors, each in the same order. */
-INLINE vf sums(const vf v[16]) {
-    __m512 fours[4], pairs[2];
-    for (int i = 0; i < 4; i++) {
-        __m512 a = (__m512)v[4 * i], b = (__m512)v[4 * i + 1], c = (__m512)v[4 * i + 2], d = (__m512)v[4 * i + 3];
-        __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b));
-        __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d));
-        fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)) + _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
-    }
-    for (int i = 0; i < 2; i++)
-        pairs[i] = _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0x44) +
-                   _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0xee);
-    return (vf)(_mm512_shuffle_f32x4(pairs[0], pairs[1], 0x88) + _mm512_shuffle_f32x4(pairs[0], pairs[1], 0xdd));
+/* The sums of 4 vectors, side by side in each quarter of the result. */
+INLINE vf sums_of_4(const vf v[4]) {
+    __m512 a = (__m512)v[0], b = (__m512)v[1], c = (__m512)v[2], d = (__m512)v[3];
+    __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b));
+    __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d));
+    __m512 all = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)) + _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+    all += _mm512_shuffle_f32x4(all, all, 0x4e);
+    return (vf)(all + _mm512_shuffle_f32x4(all, all, 0xb1));
 }
 #endif
 
@@ -109,8 +113,18 @@ INLINE vf exponential(vf x) {
     return choose(tiny, (vf){0}, p * (vf)power);
 }
 
-INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
-INLINE vf hyperbolic_tangent(vf x) { return 1.0f - 2.0f / (exponential(x + x) + 1.0f); }
+/* 1 / x to 2 units in the last place, for 1 <= x < 2^127. */
+INLINE vf reciprocal(vf x) {
+#if LANES == 16
+    vf near = (vf)_mm512_rcp14_ps((__m512)x); /* a division takes longer than all the rest of a sigmoid */
+    return near + near * (1.0f - x * near);
+#else
+    return 1.0f / x;
+#endif
+}
+
+INLINE vf sigmoid(vf x) { return reciprocal(1.0f + exponential(-x)); }
+INLINE vf hyperbolic_tangent(vf x) { return 1.0f - 2.0f * reciprocal(exponential(x + x) + 1.0f); }
 
 /* The upper half of each float, rounded to nearest even; a NaN stays one. */
 INLINE vh to_bf16(vf x) {

@@ -1,7 +1,21 @@
 /* WKV of RWKV-4 to 7. One unit is one row and one head (RWKV-4: some channels), all tokens of the row in turn; the
-   equations and their sources stand in kernels/wkv4.py to wkv7.py. */
+   equations and their sources stand in kernels/wkv4.py to wkv7.py.
+
+   With a matrix for a state, tokens go in blocks: first the vectors of all of them are made, then some value rows of the
+   state go through the whole block in registers, then the next; last comes what follows the state. Each number of the
+   state sees the same operations wherever a block begins or ends. */
 
 #define MAX_HEAD 256
+#define SQUARE (MAX_HEAD * MAX_HEAD)
+#define BLOCK 16
+
+/* The vectors of a block's tokens, in scratch behind the state: [kind][token][head]. */
+enum { DECAY, REMOVAL, RENEWAL, KEY, VALUE, RECEPTANCE, RESULT, KINDS };
+_Static_assert(SQUARE + KINDS * BLOCK * MAX_HEAD <= SCRATCH_FLOATS, "a block has to fit the scratch");
+
+INLINE float *vector_of(float *scratch, int kind, int64_t token, int64_t padded) {
+    return scratch + SQUARE + (kind * BLOCK + token) * padded;
+}
 
 /* Where a head's state is worked on: in its slot, or in scratch where there is no slot or rows are no whole vectors. */
 typedef struct {
@@ -26,166 +40,185 @@ KERNEL static void close_state(const Op *op, const Call *call, int64_t slot, int
     for (int64_t i = 0; i < d; i++) memcpy(stored + i * d, state.s + i * state.stride, (size_t)d * sizeof(float));
 }
 
-/* Group norm of one head, in place; what lies between d and the next whole vector must be zero. */
-INLINE void norm_head(float *y, const float *weight, const float *bias, int64_t d, float eps) {
-    normalize(y, weight, bias, d, eps, y);
-}
-
-/* Value rows whose sums over the keys are made together, and those sums. */
+/* Value rows that are in registers together; with 16 of a processor's 32 vectors they leave room for the rest. */
 #if LANES == 16
-#define TOGETHER 16
-#define SUMS(to, vectors) store(to, sums(vectors), LANES)
-#else
 #define TOGETHER 4
-#define SUMS(to, vectors)                                                                                              \
-    for (int n = 0; n < TOGETHER; n++) (to)[n] = sum((vectors)[n])
+#else
+#define TOGETHER 1
 #endif
 
-/* S <- S w - (S kk) b + v k, y = S r, for d key channels in whole vectors and `rows` value rows from `i` on. */
-INLINE void edit_rows(float *s, int64_t stride, int64_t padded, const float *w, const float *kk, const float *b,
-                      const float *k, const float *r, const float *v, float *y, const int rows) {
-    vf part[TOGETHER] = {{0}};
-    float removed[TOGETHER];
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
-        for (int64_t j = 0; j < padded; j += LANES) part[i] += load(s + i * stride + j, LANES) * load(kk + j, LANES);
-    SUMS(removed, part);
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++) {
-        part[i] = (vf){0};
-        for (int64_t j = 0; j < padded; j += LANES) {
-            vf now = load(s + i * stride + j, LANES) * load(w + j, LANES) + v[i] * load(k + j, LANES);
-            now -= removed[i] * load(b + j, LANES);
-            store(s + i * stride + j, now, LANES);
-            part[i] += now * load(r + j, LANES);
-        }
+/* Each vector's sum, in all lanes of a vector. */
+INLINE void spread_sums(vf *v, const int rows) {
+#if LANES == 16
+    if (rows == 4) {
+        vf all = sums_of_4(v);
+        v[0] = (vf)_mm512_permute_ps((__m512)all, 0x00);
+        v[1] = (vf)_mm512_permute_ps((__m512)all, 0x55);
+        v[2] = (vf)_mm512_permute_ps((__m512)all, 0xaa);
+        v[3] = (vf)_mm512_permute_ps((__m512)all, 0xff);
+        return;
     }
-    float seen[TOGETHER];
-    SUMS(seen, part);
-    memcpy(y, seen, (size_t)rows * sizeof(float));
+#endif
+    for (int i = 0; i < rows; i++) v[i] = splat(sum(v[i]));
 }
 
-INLINE void edit_state(Square state, int64_t d, int64_t padded, const float *w, const float *kk, const float *b,
-                       const float *k, const float *r, const float *v, float *y) {
+/* The vectors' sums, side by side. */
+INLINE void store_sums(float *to, const vf *v, const int rows) {
+#if LANES == 16
+    if (rows == 4) {
+        _mm_storeu_ps(to, _mm512_castps512_ps128((__m512)sums_of_4(v)));
+        return;
+    }
+#endif
+    for (int i = 0; i < rows; i++) to[i] = sum(v[i]);
+}
+
+/* y = S r after S <- S w - (S kk) b + v k (`edits`), or before S <- S w + v k, for `rows` value rows from `i` on. */
+INLINE void pass_rows(Square state, int64_t i, float *scratch, int64_t tokens, int64_t padded, const int edits,
+                      const int rows) {
+    vf s[TOGETHER][MAX_HEAD / LANES];
+    int64_t vectors = padded / LANES;
+    for (int r = 0; r < rows; r++)
+        for (int64_t j = 0; j < vectors; j++) s[r][j] = load_whole(state.s + (i + r) * state.stride + j * LANES);
+    for (int64_t t = 0; t < tokens; t++) {
+        const float *w = vector_of(scratch, DECAY, t, padded), *kk = vector_of(scratch, REMOVAL, t, padded);
+        const float *b = vector_of(scratch, RENEWAL, t, padded), *k = vector_of(scratch, KEY, t, padded);
+        const float *v = vector_of(scratch, VALUE, t, padded), *r = vector_of(scratch, RECEPTANCE, t, padded);
+        vf removed[TOGETHER], seen[TOGETHER];
+        if (edits) {
+            for (int n = 0; n < rows; n++) {
+                removed[n] = s[n][0] * load_whole(kk);
+                for (int64_t j = 1; j < vectors; j++) removed[n] += s[n][j] * load_whole(kk + j * LANES);
+            }
+            spread_sums(removed, rows);
+        }
+        for (int n = 0; n < rows; n++) {
+            vf value = splat(v[i + n]);
+            seen[n] = (vf){0};
+            for (int64_t j = 0; j < vectors; j++) {
+                vf now = s[n][j] * load_whole(w + j * LANES) + value * load_whole(k + j * LANES);
+                if (edits) now -= removed[n] * load_whole(b + j * LANES);
+                seen[n] += (edits ? now : s[n][j]) * load_whole(r + j * LANES);
+                s[n][j] = now;
+            }
+        }
+        store_sums(vector_of(scratch, RESULT, t, padded) + i, seen, rows);
+    }
+    for (int r = 0; r < rows; r++)
+        for (int64_t j = 0; j < vectors; j++) store(state.s + (i + r) * state.stride + j * LANES, s[r][j], LANES);
+}
+
+INLINE void pass_block(Square state, int64_t d, float *scratch, int64_t tokens, int64_t padded, const int edits) {
     int64_t i = 0;
-    for (; i + TOGETHER <= d; i += TOGETHER)
-        edit_rows(state.s + i * state.stride, state.stride, padded, w, kk, b, k, r, v + i, y + i, TOGETHER);
-    for (; i < d; i++) edit_rows(state.s + i * state.stride, state.stride, padded, w, kk, b, k, r, v + i, y + i, 1);
+    for (; i + TOGETHER <= d; i += TOGETHER) pass_rows(state, i, scratch, tokens, padded, edits, TOGETHER);
+    for (; i < d; i++) pass_rows(state, i, scratch, tokens, padded, edits, 1);
 }
 
 /* in: r, w, k, v, a, g (what their matrices gave), v's share and layer 0's v (neither in layer 0).
-   vec: w0, a0, k_k, k_a, r_k, ln_x weight and bias, v0. out: gated. */
+   vec: w0, a0, k_k, k_a, r_k, ln_x weight and bias, v0. Returns r k r_k, the bonus of the token's own value. */
+INLINE float prepare_wkv7(const Op *op, int64_t token, int64_t t, int64_t at, int64_t d, int64_t padded, float *scratch) {
+    const float *in[8];
+    for (int i = 0; i < 8; i++) in[i] = op->in[i].data ? row_of(&op->in[i], token) + at : NULL;
+    float *w = vector_of(scratch, DECAY, t, padded), *kk = vector_of(scratch, REMOVAL, t, padded);
+    float *b = vector_of(scratch, RENEWAL, t, padded), *k = vector_of(scratch, KEY, t, padded);
+    float *v = vector_of(scratch, VALUE, t, padded), *r = vector_of(scratch, RECEPTANCE, t, padded);
+    vf squares = {0}, own = {0};
+    for (int64_t i = 0; i < d; i += LANES) {
+        int64_t left = d - i;
+        vf decay = -0.606530660f * sigmoid(load(op->vec[0] + at + i, left) + load(in[1] + i, left));
+        vf rate = sigmoid(load(op->vec[1] + at + i, left) + load(in[4] + i, left));
+        vf key = load(in[2] + i, left), value = load(in[3] + i, left), receptance = load(in[0] + i, left);
+        if (in[6]) {
+            vf share = sigmoid(load(op->vec[7] + at + i, left) + load(in[6] + i, left));
+            value += share * (load(in[7] + i, left) - value);
+        }
+        vf removal = key * load(op->vec[2] + at + i, left);
+        key *= 1.0f + (rate - 1.0f) * load(op->vec[3] + at + i, left);
+        squares += removal * removal;
+        own += receptance * key * load(op->vec[4] + at + i, left);
+        store(w + i, exponential(decay), LANES);
+        store(kk + i, removal, LANES);
+        store(b + i, rate, LANES);
+        store(k + i, key, LANES);
+        store(v + i, value, LANES);
+        store(r + i, receptance, LANES);
+    }
+    float length = sqrtf(sum(squares)), inverse = 1.0f / (length > 1e-12f ? length : 1e-12f);
+    for (int64_t i = 0; i < padded; i += LANES) {
+        vf unit_key = load_whole(kk + i) * inverse;
+        store(kk + i, unit_key, LANES);
+        store(b + i, unit_key * load_whole(b + i), LANES);
+    }
+    return sum(own);
+}
+
+/* in: r, k, v, gate (none in 5.0), what RWKV-6 adds to the logarithm of the log decay.
+   vec: decay as the checkpoint stores it, bonus, ln_x weight and bias. Returns r u k. */
+INLINE float prepare_wkv6(const Op *op, int64_t token, int64_t t, int64_t at, int64_t d, int64_t padded, float *scratch) {
+    const float *in[5];
+    for (int i = 0; i < 5; i++) in[i] = op->in[i].data ? row_of(&op->in[i], token) + at : NULL;
+    vf own = {0};
+    for (int64_t i = 0; i < d; i += LANES) {
+        int64_t left = d - i;
+        vf speed = load(op->vec[0] + at + i, left);
+        if (in[4]) speed += load(in[4] + i, left);
+        vf receptance = load(in[0] + i, left), key = load(in[1] + i, left);
+        own += receptance * load(op->vec[1] + at + i, left) * key;
+        store(vector_of(scratch, DECAY, t, padded) + i, exponential(-exponential(speed)), LANES);
+        store(vector_of(scratch, RECEPTANCE, t, padded) + i, receptance, LANES);
+        store(vector_of(scratch, KEY, t, padded) + i, key, LANES);
+        store(vector_of(scratch, VALUE, t, padded) + i, load(in[2] + i, left), LANES);
+    }
+    return sum(own);
+}
+
+/* Group norm of the result and the gate. RWKV-7 adds the bonus after the norm and has a plain gate. */
+INLINE void finish_head(const Op *op, int64_t token, int64_t t, int64_t at, int64_t d, int64_t padded, float *scratch,
+                        float bonus, const int seven) {
+    float *y = vector_of(scratch, RESULT, t, padded), *out = row_of(&op->out[0], token) + at;
+    const float *v = vector_of(scratch, VALUE, t, padded), *const *norm = op->vec + (seven ? 5 : 2);
+    const Buffer *gate = &op->in[seven ? 5 : 3];
+    if (!seven)
+        for (int64_t i = 0; i < d; i += LANES) store(y + i, load_whole(y + i) + bonus * load_whole(v + i), d - i);
+    normalize(y, norm[0] + at, norm[1] + at, d, op->eps, y);
+    for (int64_t i = 0; i < d; i += LANES) {
+        vf result = load(y + i, d - i);
+        if (seven) result += bonus * load_whole(v + i);
+        if (gate->data) {
+            vf by = load(row_of(gate, token) + at + i, d - i);
+            result *= seven ? by : by * sigmoid(by);
+        }
+        store(out + i, result, d - i);
+    }
+}
+
+INLINE void run_head(const Op *op, const Call *call, int64_t unit, float *scratch, int64_t d, const int seven) {
+    int64_t row = unit / op->heads, head = unit % op->heads, at = head * d, slot = call->slots[row];
+    int64_t padded = (d + LANES - 1) / LANES * LANES, end = call->starts[row + 1];
+    if (call->starts[row] == end) return;
+    Square state = open_state(op, call, slot, head, scratch);
+    for (int64_t first = call->starts[row]; first < end; first += BLOCK) {
+        int64_t tokens = end - first < BLOCK ? end - first : BLOCK;
+        float bonus[BLOCK];
+        for (int64_t t = 0; t < tokens; t++)
+            bonus[t] = seven ? prepare_wkv7(op, first + t, t, at, d, padded, scratch)
+                             : prepare_wkv6(op, first + t, t, at, d, padded, scratch);
+        pass_block(state, d, scratch, tokens, padded, seven);
+        for (int64_t t = 0; t < tokens; t++) finish_head(op, first + t, t, at, d, padded, scratch, bonus[t], seven);
+    }
+    close_state(op, call, slot, head, state);
+}
+
+/* Sizes known to the compiler keep the rows in registers. */
 KERNEL static void run_wkv7(const Op *op, const Call *call, int64_t unit, float *scratch) {
-    int64_t row = unit / op->heads, head = unit % op->heads, d = op->head_size, at = head * d;
-    int64_t padded = (d + LANES - 1) / LANES * LANES, slot = call->slots[row];
-    if (call->starts[row] == call->starts[row + 1]) return;
-    Square state = open_state(op, call, slot, head, scratch);
-    float w[MAX_HEAD], kk[MAX_HEAD], b[MAX_HEAD], k[MAX_HEAD], v[MAX_HEAD], r[MAX_HEAD], y[MAX_HEAD];
-    for (int64_t t = call->starts[row]; t < call->starts[row + 1]; t++) {
-        const float *in[8];
-        for (int i = 0; i < 8; i++) in[i] = op->in[i].data ? row_of(&op->in[i], t) + at : NULL;
-        vf squares = {0}, own = {0};
-        for (int64_t i = 0; i < d; i += LANES) {
-            int64_t left = d - i;
-            vf decay = -0.606530660f * sigmoid(load(op->vec[0] + at + i, left) + load(in[1] + i, left));
-            vf rate = sigmoid(load(op->vec[1] + at + i, left) + load(in[4] + i, left));
-            vf key = load(in[2] + i, left), value = load(in[3] + i, left), receptance = load(in[0] + i, left);
-            if (in[6]) {
-                vf share = sigmoid(load(op->vec[7] + at + i, left) + load(in[6] + i, left));
-                value += share * (load(in[7] + i, left) - value);
-            }
-            vf removal = key * load(op->vec[2] + at + i, left);
-            key *= 1.0f + (rate - 1.0f) * load(op->vec[3] + at + i, left);
-            squares += removal * removal;
-            own += receptance * key * load(op->vec[4] + at + i, left);
-            store(w + i, exponential(decay), LANES);
-            store(kk + i, removal, LANES);
-            store(b + i, rate, LANES);
-            store(k + i, key, LANES);
-            store(v + i, value, LANES);
-            store(r + i, receptance, LANES);
-        }
-        float length = sqrtf(sum(squares)), bonus = sum(own);
-        float inverse = 1.0f / (length > 1e-12f ? length : 1e-12f);
-        for (int64_t i = 0; i < padded; i += LANES) {
-            vf unit_key = load(kk + i, LANES) * inverse;
-            store(kk + i, unit_key, LANES);
-            store(b + i, unit_key * load(b + i, LANES), LANES);
-        }
-        if (d == 64) edit_state(state, 64, 64, w, kk, b, k, r, v, y);
-        else edit_state(state, d, padded, w, kk, b, k, r, v, y);
-        norm_head(y, op->vec[5] + at, op->vec[6] + at, d, op->eps);
-        float *out = row_of(&op->out[0], t) + at;
-        for (int64_t i = 0; i < d; i += LANES) {
-            vf gated = (load(y + i, d - i) + bonus * load(v + i, LANES)) * load(in[5] + i, d - i);
-            store(out + i, gated, d - i);
-        }
-    }
-    close_state(op, call, slot, head, state);
+    if (op->head_size == 64) run_head(op, call, unit, scratch, 64, 1);
+    else run_head(op, call, unit, scratch, op->head_size, 1);
 }
 
-/* y = S r + (r u k) v, S <- S w + v k. */
-INLINE void fade_rows(float *s, int64_t stride, int64_t padded, const float *w, const float *k, const float *r,
-                      const float *v, float bonus, float *y, const int rows) {
-    vf part[TOGETHER] = {{0}};
-    float seen[TOGETHER];
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
-        for (int64_t j = 0; j < padded; j += LANES) {
-            vf now = load(s + i * stride + j, LANES);
-            part[i] += now * load(r + j, LANES);
-            store(s + i * stride + j, now * load(w + j, LANES) + v[i] * load(k + j, LANES), LANES);
-        }
-    SUMS(seen, part);
-    for (int i = 0; i < rows; i++) y[i] = seen[i] + bonus * v[i];
-}
-
-INLINE void fade_state(Square state, int64_t d, int64_t padded, const float *w, const float *k, const float *r,
-                       const float *v, float bonus, float *y) {
-    int64_t i = 0;
-    for (; i + TOGETHER <= d; i += TOGETHER)
-        fade_rows(state.s + i * state.stride, state.stride, padded, w, k, r, v + i, bonus, y + i, TOGETHER);
-    for (; i < d; i++) fade_rows(state.s + i * state.stride, state.stride, padded, w, k, r, v + i, bonus, y + i, 1);
-}
-
-/* Of RWKV-5 and 6. in: r, k, v, gate (none in 5.0), what RWKV-6 adds to the logarithm of the log decay.
-   vec: decay as the checkpoint stores it, bonus, ln_x weight and bias. */
+/* Of RWKV-5 and 6. */
 KERNEL static void run_wkv6(const Op *op, const Call *call, int64_t unit, float *scratch) {
-    int64_t row = unit / op->heads, head = unit % op->heads, d = op->head_size, at = head * d;
-    int64_t padded = (d + LANES - 1) / LANES * LANES, slot = call->slots[row];
-    if (call->starts[row] == call->starts[row + 1]) return;
-    Square state = open_state(op, call, slot, head, scratch);
-    float w[MAX_HEAD], k[MAX_HEAD], v[MAX_HEAD], r[MAX_HEAD], y[MAX_HEAD];
-    for (int64_t t = call->starts[row]; t < call->starts[row + 1]; t++) {
-        const float *in[5];
-        for (int i = 0; i < 5; i++) in[i] = op->in[i].data ? row_of(&op->in[i], t) + at : NULL;
-        vf own = {0};
-        for (int64_t i = 0; i < d; i += LANES) {
-            int64_t left = d - i;
-            vf speed = load(op->vec[0] + at + i, left);
-            if (in[4]) speed += load(in[4] + i, left);
-            vf receptance = load(in[0] + i, left), key = load(in[1] + i, left);
-            own += receptance * load(op->vec[1] + at + i, left) * key;
-            store(w + i, exponential(-exponential(speed)), LANES);
-            store(r + i, receptance, LANES);
-            store(k + i, key, LANES);
-            store(v + i, load(in[2] + i, left), LANES);
-        }
-        float bonus = sum(own);
-        if (d == 64) fade_state(state, 64, 64, w, k, r, v, bonus, y);
-        else fade_state(state, d, padded, w, k, r, v, bonus, y);
-        norm_head(y, op->vec[2] + at, op->vec[3] + at, d, op->eps);
-        float *out = row_of(&op->out[0], t) + at;
-        for (int64_t i = 0; i < d; i += LANES) {
-            vf result = load(y + i, d - i);
-            if (in[3]) {
-                vf gate = load(in[3] + i, d - i);
-                result *= gate * sigmoid(gate);
-            }
-            store(out + i, result, d - i);
-        }
-    }
-    close_state(op, call, slot, head, state);
+    if (op->head_size == 64) run_head(op, call, unit, scratch, 64, 0);
+    else run_head(op, call, unit, scratch, op->head_size, 0);
 }
 
 /* in: r (after its sigmoid), k, v. vec: log decay, bonus. State [3][C]: weighted sum, sum of weights, largest exponent.
