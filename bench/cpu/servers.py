@@ -118,7 +118,7 @@ class Server:
     def memory_mb(self) -> float:
         """Largest resident sizes of its processes together, in MB of 10^6 bytes."""
         total = 0
-        for pid in self._processes():
+        for pid in self.processes():
             status = Path(f"/proc/{pid}/status").read_text().splitlines()
             total += next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
         return total * 1024 / 1e6
@@ -127,13 +127,13 @@ class Server:
         """Processor time used so far: by the process that was started, and by its children."""
         ticks = os.sysconf("SC_CLK_TCK")
         used = []
-        for pid in self._processes():
+        for pid in self.processes():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             used.append((int(fields[11]) + int(fields[12])) / ticks)
         return used[0], sum(used[1:])
 
-    def _processes(self) -> list[int]:
-        """The process started, then its children."""
+    def processes(self) -> list[int]:
+        """Ids of the process started, then of its children."""
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]

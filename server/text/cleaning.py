@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 
 def normal_newlines(text: str) -> str:
@@ -36,5 +37,10 @@ def clean(text: str, headings: Sequence[str]) -> str:
 
 def guard(text: str, headings: Sequence[str]) -> str:
     """An assistant's own text: its paragraphs stay, but no heading may follow a blank line."""
-    pattern = "|".join(re.escape(heading) for heading in headings)
-    return re.sub(rf"\n{{2,}}(?={pattern})", "\n", normal_newlines(text).strip())
+    return _before_heading(tuple(headings)).sub("\n", normal_newlines(text).strip())
+
+
+@cache
+def _before_heading(headings: tuple[str, ...]) -> re.Pattern[str]:
+    """Blank lines that one of these follows."""
+    return re.compile(rf"\n{{2,}}(?={'|'.join(map(re.escape, headings))})")
