@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ from rookery import __version__
 from .bench_cli import app as bench_app
 from .config import Config, Quantize
 from .errors import StartupError
+from .listen import listen
+from .logs import configure_logging
 from .resolve import resolve_model
 from .sessions_cli import app as sessions_app
 
@@ -51,10 +54,18 @@ def serve(
             built-in model, gosling.
         config: Settings.
     """
-    resolved = resolve_model(model)
-    from .run import serve as run_server
+    config, resolved = config or Config(), resolve_model(model)
+    configure_logging(config.log_format)
+    listener = listen(config.host, config.port)
+    from .engine.spawn import EngineProcess
 
-    return run_server(config or Config(), resolved)
+    engine = EngineProcess.start(config, resolved.path)
+    gc.disable()  # nothing of what is imported is garbage
+    try:
+        from .run import serve as run_server  # while the engine loads
+    finally:
+        gc.enable()
+    return run_server(config, resolved, listener, engine)
 
 
 @app.command

@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import gc
 import logging
-import os
 import resource
 import socket
 import sys
@@ -27,8 +26,8 @@ from .edge.host import HostGuard, is_loopback
 from .edge.limits import Limits
 from .edge.protocol import edge_protocol
 from .engine.client import EngineClient
+from .engine.spawn import EngineProcess
 from .errors import NotReady, StartupError
-from .logs import configure_logging
 from .resolve import ResolvedModel
 from .telemetry import traced
 
@@ -38,18 +37,27 @@ _LAST_WORDS_S = 2.0
 """After the grace: how long the last events may take to be written out."""
 
 
-def serve(config: Config, model: ResolvedModel) -> int:
+def serve(config: Config, model: ResolvedModel, listener: socket.socket, first: EngineProcess) -> int:
     """Serve `model` until SIGTERM or SIGINT; the exit code.
 
+    Args:
+        listener: of `config`'s address.
+        first: the engine process, started with `config` and `model`; it is ended in any case.
+
     Raises:
-        StartupError: the port is taken, the keys cannot be read, or the model cannot be loaded.
+        StartupError: the keys cannot be read, or the model cannot be loaded.
     """
-    configure_logging(config.log_format)
     config = dataclasses.replace(config, served_model_name=config.served_model_name or (model.name,))
-    engine = EngineClient(config, model.path)
+    engine = EngineClient(config, model.path, first)
+    try:
+        return _serve(config, model, listener, engine)
+    finally:
+        engine.discard()
+
+
+def _serve(config: Config, model: ResolvedModel, listener: socket.socket, engine: EngineClient) -> int:
     app = create_app(config, engine, demo=model.demo)
     keyed = bool(config.api_key) or config.api_key_file is not None
-    listener = listen(config.host, config.port)
     allow_descriptors(config.max_connections)
     with traced(app if keyed else HostGuard(app, config.allowed_host)) as handler:
         settings = uvicorn.Config(
@@ -74,22 +82,6 @@ def serve(config: Config, model: ResolvedModel) -> int:
     if server.failure is not None:
         raise server.failure
     return 0
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything is loaded.
-
-    Raises:
-        StartupError: it is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        cause = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise StartupError(
-            f"cannot listen on {host}:{port}: {cause}", "choose another --host or --port, or stop what listens there"
-        ) from error
 
 
 def allow_descriptors(connections: int) -> None:

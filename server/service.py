@@ -109,7 +109,7 @@ class Service:
         self._loading: asyncio.Task[ServedModel] | None = None
 
     async def load(self) -> ServedModel:
-        """Wait for the engine, then load tokenizer and template; whoever calls it again waits for the same.
+        """Wait for the engine, and load tokenizer and template meanwhile; whoever calls it again waits for the same.
 
         Raises:
             StartupError: one of the three cannot be loaded.
@@ -120,9 +120,11 @@ class Service:
         return await asyncio.shield(self._loading)
 
     async def _load(self) -> ServedModel:
-        info = await self.engine.ready()
-        self._model = await asyncio.to_thread(ServedModel.load, self.config, self.engine.model_path, info)
-        return self._model
+        info = await self.engine.known()
+        model = await asyncio.to_thread(ServedModel.load, self.config, self.engine.model_path, info)
+        await self.engine.ready()  # it reads the same vocabulary meanwhile
+        self._model = model
+        return model
 
     @property
     def model(self) -> ServedModel:

@@ -76,6 +76,9 @@ class FakeEngine(EngineClient):
         self.stats = EngineStats(slots_free=self._loaded.max_batch)
         self.status = EngineStatus("ready")
 
+    async def known(self) -> EngineInfo:
+        return await self.ready()
+
     async def ready(self) -> EngineInfo:
         if self.info is None:
             raise NotReady("the engine was not started")

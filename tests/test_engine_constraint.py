@@ -62,7 +62,7 @@ def tokenizer() -> LLTokenizer:
 
 @pytest.fixture
 def constraints(tokenizer: LLTokenizer) -> Iterator[Constraints]:
-    made = Constraints(tokenizer)
+    made = Constraints(lambda: tokenizer)
     yield made
     made.close()
 
@@ -153,7 +153,7 @@ def test_a_mask_is_made_ahead(constraints: Constraints) -> None:
 
 
 def test_slow_masks_hold_their_choice_until_they_are_there(tokenizer: LLTokenizer) -> None:
-    made = Constraints(tokenizer, slow_s=0)
+    made = Constraints(lambda: tokenizer, slow_s=0)
     constraint = started(made, params(LLMatcher.grammar_from_regex("[ab]{3}")))
     assert allowed_ids(constraint) == {PIECES.index(b"a"), PIECES.index(b"b")}
     for _ in range(2):
@@ -185,13 +185,13 @@ def test_a_grammar_that_does_not_compile_fails_its_row_only(constraints: Constra
 
 
 def test_the_cache_is_bounded_by_count_and_by_size(tokenizer: LLTokenizer) -> None:
-    by_count = Constraints(tokenizer, max_grammars=3)
+    by_count = Constraints(lambda: tokenizer, max_grammars=3)
     kept = [started(by_count, params(LLMatcher.grammar_from_regex(f"a{{{i + 1}}}"))) for i in range(6)]
     assert len(by_count) == 3
     assert all(allowed_ids(constraint) == {PIECES.index(b"a")} for constraint in kept)  # evicted ones go on
     by_count.close()
 
-    by_size = Constraints(tokenizer, max_bytes=1000)
+    by_size = Constraints(lambda: tokenizer, max_bytes=1000)
     for i in range(5):
         started(by_size, params(LLMatcher.grammar_from_regex("b" * 300 + str(i)))).allowed()
     assert len(by_size) == 2

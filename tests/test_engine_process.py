@@ -22,6 +22,7 @@ from rookery.server.config import Config
 from rookery.server.engine.client import EngineClient
 from rookery.server.engine.engine import Engine
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
+from rookery.server.engine.spawn import EngineProcess
 from rookery.server.engine.stream import EventStream
 from rookery.server.errors import InvalidRequest, NotReady, QueueFull, StartupError
 from rookery.server.model.synthetic import synthetic_tensors
@@ -195,6 +196,20 @@ async def test_close_while_loading_leaves_nothing(checkpoint: Path) -> None:
     with pytest.raises(NotReady):
         await waiting
     assert not children()
+
+
+async def test_a_process_that_was_started_before_is_taken_or_ended(checkpoint: Path) -> None:
+    early = EngineProcess.start(config(), checkpoint)
+    folder = Path(early.endpoint.removeprefix("ipc://")).parent
+    client = EngineClient(config(), checkpoint, early)
+    await client.start()
+    await client.ready()
+    assert [child.pid for child in children()] == [early.pid]
+    await client.close(0)
+    client.discard()  # nothing to do: it was taken
+    never = EngineProcess.start(config(), checkpoint)
+    EngineClient(config(), checkpoint, never).discard()
+    assert not children() and not folder.exists()
 
 
 def test_the_engine_ends_with_its_parent(checkpoint: Path) -> None:

@@ -14,7 +14,7 @@ from rookery.server.errors import StartupError
 from rookery.server.model.load import construct, load_model
 from rookery.server.model.shape import Version
 from rookery.server.model.synthetic import synthetic_checkpoint
-from rookery.server.state.pool import State
+from rookery.server.state.pool import State, StatePool
 
 from .checkpoints import UNUSUAL, save_checkpoint
 
@@ -69,3 +69,23 @@ def test_the_native_library_refuses_and_says_what_to_do(tmp_path: Path, monkeypa
     model, info = load_model(path, device="cpu", slot_dtype="float16")
     assert model.new_pool(1).wkv.dtype == torch.float16
     assert info.state_bytes == model.new_pool(1).state_bytes < load_model(path, device="cpu")[1].state_bytes
+
+
+@pytest.mark.parametrize("version", ["5.1", "6", "7"])
+def test_slots_take_memory_when_they_are_used(version: Version) -> None:
+    shape = synthetic_checkpoint(UNUSUAL[version], dtype=torch.float32).shape
+    before = anonymous_bytes()
+    pool = StatePool(shape, 20_000, dtype=torch.float32, device="cpu")
+    assert pool.wkv.nbytes > 50e6 and anonymous_bytes() - before < 10e6
+    assert not pool.wkv.view(torch.int32).any() and not pool.shift.any()
+
+
+def test_more_slots_than_any_machine_has_memory_for() -> None:
+    shape = synthetic_checkpoint(UNUSUAL["7"], dtype=torch.float32).shape
+    with pytest.raises(MemoryError):
+        StatePool(shape, 2**50, dtype=torch.float32, device="cpu")
+
+
+def anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))

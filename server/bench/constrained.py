@@ -85,7 +85,7 @@ def main() -> None:
         model, _ = load_model(path, dtype=given.dtype, device="cpu")  # the path that serves, native where it is built
     tokenizer = load_tokenizer(None, model_path=Path("none.pth"), vocab_size=model.shape.vocab_size)
     engine = Engine(
-        model, max_batch=STREAMS, max_queue=1, prefill_budget=64, constraints=Constraints(tokenizer.llguidance)
+        model, max_batch=STREAMS, max_queue=1, prefill_budget=64, constraints=Constraints(lambda: tokenizer.llguidance)
     )
     follow = grammar()
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}

@@ -68,16 +68,21 @@ class EngineStatus:
 class EngineClient:
     """One engine process, started, watched and spoken to.
 
+    Args:
+        first: a process that was started already with the same configuration; it becomes this client's to end.
+
     Attributes:
         info: what was loaded; None until the engine has been ready once.
         stats: gauges as of the engine's last step or heartbeat.
         status: phase, progress and error.
     """
 
-    def __init__(self, config: Config, model_path: Path) -> None:
+    def __init__(self, config: Config, model_path: Path, first: EngineProcess | None = None) -> None:
         self.config = config
         self.model_path = model_path
+        self._first = first
         self.info: EngineInfo | None = None
+        self._known: EngineInfo | None = None
         self.stats = EngineStats()
         self.status = EngineStatus("loading")
         self._changed = asyncio.Event()
@@ -113,14 +118,26 @@ class EngineClient:
             StartupError: the model could not be loaded.
             NotReady: `close` was called.
         """
-        while True:
-            if self.status.phase == "ready" and self.info is not None:
-                return self.info
-            if self.status.phase == "failed" and self.status.error is not None:
-                raise self.status.error
-            if self.status.phase == "stopping":
-                raise NotReady(_STOPPING)
-            await self._changed.wait()
+        while self.status.phase != "ready" or self.info is None:
+            await self._change()
+        return self.info
+
+    async def known(self) -> EngineInfo:
+        """Wait until it is known what is loaded: its weights are read, and the engine may still be warming up.
+
+        Raises: as `ready`.
+        """
+        while self._known is None:
+            await self._change()
+        return self._known
+
+    async def _change(self) -> None:
+        """Wait until the status changes, unless it never will."""
+        if self.status.phase == "failed" and self.status.error is not None:
+            raise self.status.error
+        if self.status.phase == "stopping":
+            raise NotReady(_STOPPING)
+        await self._changed.wait()
 
     async def submit(self, request: Request) -> EventStream:
         """Queue a request; returns when the engine has taken it.
@@ -174,6 +191,11 @@ class EngineClient:
         self._asked += 1
         self._send(Ask(self._asked, question))
 
+    def discard(self) -> None:
+        """End the first process where `start` was never called."""
+        if self._first is not None:
+            self._first.discard()
+
     async def close(self, grace_s: float) -> None:
         """Refuse new requests, give running ones `grace_s` seconds, end the rest with an error, stop the process.
 
@@ -223,14 +245,11 @@ class EngineClient:
 
     async def _live(self, context: zmq.asyncio.Context) -> StartupError:
         """One life of the engine process, from its start to its end; why it ended."""
-        starting = asyncio.create_task(EngineProcess.start(self.config, self.model_path))
+        process, self._first = self._first, None
         try:
-            process = await asyncio.shield(starting)
+            process = process or EngineProcess.start(self.config, self.model_path)
         except StartupError as error:
             return error
-        except asyncio.CancelledError:
-            await (await starting).stop(0)
-            raise
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, 0)
@@ -270,11 +289,12 @@ class EngineClient:
                     self._forget(request_id)
                 case Answered(number, told, refused):
                     self._answered(number, told, refused)
-                case Progress(phase, progress):
+                case Progress(phase, progress, info):
+                    self._known = info or self._known
                     if self.info is None:  # a restart stays a restart until it is ready
                         self._become(EngineStatus("warming_up" if phase == "warming_up" else "loading", progress))
                 case Ready(info, stats):
-                    self.info, self.stats, self._patience_s = info, stats, _STOP_S
+                    self.info, self._known, self.stats, self._patience_s = info, info, stats, _STOP_S
                     self._become(EngineStatus("ready", 1.0))
                 case Failed():
                     self._patience_s = _STOP_S

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from time import thread_time
@@ -73,7 +73,8 @@ class Constraints:
     """Makes constraints; keeps the compiled grammars used last.
 
     Args:
-        tokenizer: llguidance's view of the vocabulary; its `vocab_size` gives the width of the masks.
+        tokenizer: makes llguidance's view of the vocabulary, whose `vocab_size` gives the width of the masks; called by
+            the first grammar, on a thread, because it takes a while and memory that most servers never need.
         max_grammars, max_bytes: bounds of the cache: number of grammars, and their source text together.
         threads: so many compile grammars; one makes the quick masks and another the slow ones.
         limits: of the grammar's size and of the work for one mask; llguidance's own when None.
@@ -82,7 +83,7 @@ class Constraints:
 
     def __init__(
         self,
-        tokenizer: LLTokenizer,
+        tokenizer: Callable[[], LLTokenizer],
         *,
         max_grammars: int = 128,
         max_bytes: int = 8 << 20,
@@ -97,7 +98,7 @@ class Constraints:
         self._compilers = ThreadPoolExecutor(threads, thread_name_prefix="grammar-compile")
         self._maskers = MaskThread("grammar-mask"), MaskThread("grammar-slow-mask")
         self._slow_s = slow_s
-        self._compiled: OrderedDict[str, Future[LLMatcher]] = OrderedDict()
+        self._compiled: OrderedDict[str, Future[tuple[LLMatcher, int]]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -106,9 +107,7 @@ class Constraints:
         if params.grammar is None:
             return None
         compiled = self._compile(params.grammar)
-        return GrammarConstraint(
-            compiled, self._tokenizer.vocab_size, params.stop_token_ids, self._compilers, self._maskers, self._slow_s
-        )
+        return GrammarConstraint(compiled, params.stop_token_ids, self._compilers, self._maskers, self._slow_s)
 
     def close(self) -> None:
         """Stop the threads; constraints cannot be used any more."""
@@ -120,12 +119,12 @@ class Constraints:
         """Grammars kept."""
         return len(self._compiled)
 
-    def _compile(self, grammar: str) -> Future[LLMatcher]:
+    def _compile(self, grammar: str) -> Future[tuple[LLMatcher, int]]:
         with self._lock:
             if grammar in self._compiled:
                 self._compiled.move_to_end(grammar)
                 return self._compiled[grammar]
-            future = self._compilers.submit(_compile, self._tokenizer, grammar, self._limits)
+            future = self._compilers.submit(self._compile_now, grammar)
             self._compiled[grammar] = future
             self._bytes += len(grammar)
             while len(self._compiled) > 1 and (
@@ -135,11 +134,12 @@ class Constraints:
                 self._bytes -= len(oldest)
             return future
 
-
-def _compile(tokenizer: LLTokenizer, grammar: str, limits: LLParserLimits) -> LLMatcher:
-    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
-    _check(matcher, "the grammar cannot be used")
-    return matcher
+    def _compile_now(self, grammar: str) -> tuple[LLMatcher, int]:
+        """The matcher, and how many tokens its masks have."""
+        tokenizer = self._tokenizer()
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=self._limits)
+        _check(matcher, "the grammar cannot be used")
+        return matcher, tokenizer.vocab_size
 
 
 def _check(matcher: LLMatcher, what: str) -> None:
@@ -185,15 +185,14 @@ class GrammarConstraint:
 
     def __init__(
         self,
-        compiled: Future[LLMatcher],
-        vocab_size: int,
+        compiled: Future[tuple[LLMatcher, int]],
         stop_token_ids: Sequence[int],
         compilers: ThreadPoolExecutor,
         maskers: tuple[MaskThread, MaskThread],
         slow_s: float = _SLOW_S,
     ) -> None:
-        self._words = (vocab_size + 31) // 32
-        self._stop_token_ids = tuple(t for t in stop_token_ids if t < self._words * 32)
+        self._words = 0
+        self._stop_token_ids: Sequence[int] = stop_token_ids
         self._maskers = maskers
         self._slow_s = slow_s
         self._slow = False
@@ -236,7 +235,10 @@ class GrammarConstraint:
         self._complete = self._matcher.is_stopped()
 
     def _begin(self) -> Tensor:
-        self._matcher = self._compiled.result().deep_copy()
+        compiled, vocab_size = self._compiled.result()
+        self._matcher = compiled.deep_copy()
+        self._words = (vocab_size + 31) // 32
+        self._stop_token_ids = tuple(t for t in self._stop_token_ids if t < self._words * 32)
         mask = self.make_mask()
         self._slow = False  # the first mask builds much of the automaton, and no step waits for it
         return mask

@@ -104,6 +104,8 @@ class Progress(_Message, frozen=True):
     phase: str
     """"loading" or "warming_up"."""
     progress: float | None = None
+    info: EngineInfo | None = None
+    """Once the weights are read."""
 
 
 class Ready(_Message, frozen=True):

@@ -8,6 +8,7 @@ every process of the group, and streams must be able to finish.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -261,11 +262,12 @@ def load(settings: Settings, server: EngineServer) -> None:
     )
     if settings.exact:
         model = exactly(model)
-    server.announce(Progress("warming_up"))
+    info = replace(info, max_batch=settings.max_batch)
+    server.announce(Progress("warming_up", info=info))
     tokenizer_path = Path(settings.tokenizer) if settings.tokenizer is not None else None
     tokenizer = load_tokenizer(tokenizer_path, model_path=path, vocab_size=info.vocab_size)
     made_by = info.fingerprint, info.dtype, info.device, str(isinstance(model, TokenByToken))
-    constraints = Constraints(tokenizer.llguidance, limits=grammar_limits())
+    constraints = Constraints(lambda: tokenizer.llguidance, limits=grammar_limits())
     try:
         engine = Engine(
             model,
@@ -308,10 +310,11 @@ def load(settings: Settings, server: EngineServer) -> None:
             )
         )
     server.engine = engine
-    server.announce(Ready(replace(info, max_batch=settings.max_batch), engine.stats()))
+    server.announce(Ready(info, engine.stats()))
 
 
 def main() -> int:
+    gc.disable()  # until all is loaded, of which nothing is garbage
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     settings = msgspec.json.decode(sys.stdin.buffer.readline(), type=Settings)
@@ -320,6 +323,9 @@ def main() -> int:
     server = EngineServer(settings.endpoint)
     try:
         load(settings, server)
+        gc.collect()
+        gc.enable()
+        gc.freeze()  # what is loaded stays: no collection in the middle of a stream need look at it again
         server.run()
     except StartupError as error:
         server.announce(Failed(error.cause, error.mend, error.exit_code))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import sys
 import tempfile
-from asyncio.subprocess import PIPE, Process
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
@@ -17,37 +19,46 @@ from .messages import Settings
 
 
 class EngineProcess:
-    """One life of the engine process. Its socket lies in a folder that only this user can enter."""
+    """One life of the engine process. Its socket lies in a folder that only this user can enter.
 
-    def __init__(self, process: Process, folder: Path, endpoint: str) -> None:
+    It needs no event loop to start, so that it can load while its parent still imports what serves HTTP.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, endpoint: str) -> None:
         self._process = process
         self._folder = folder
         self.endpoint = endpoint
+        self._ended: Future[int] = Future()
+        threading.Thread(target=lambda: self._ended.set_result(process.wait()), daemon=True).start()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     @classmethod
-    async def start(cls, config: Config, model_path: Path) -> EngineProcess:
+    def start(cls, config: Config, model_path: Path) -> EngineProcess:
+        """Start one, to be ended by `stop` or `discard`.
+
+        Raises:
+            StartupError: a `--state` is not NAME=FILE.
+        """
         folder = Path(tempfile.mkdtemp(prefix="rookery-"))  # mode 0700
         endpoint = f"ipc://{folder}/engine"
         settings = settings_of(config, model_path, endpoint)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "rookery.server.engine.process",
-            stdin=PIPE,
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rookery.server.engine.process"],
+            stdin=subprocess.PIPE,
             stdout=2,  # what a library prints must not mix with our own output
             start_new_session=True,
         )
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(settings) + b"\n")
+        process.stdin.flush()
         return cls(process, folder, endpoint)
 
     async def wait(self) -> StartupError:
         """Wait until it ends; how it ended, as the reason for not serving."""
-        code = await self._process.wait()
+        code = await asyncio.shield(asyncio.wrap_future(self._ended))
         if code == -9:
             return StartupError(
                 "the engine process was killed (signal 9)",
@@ -59,14 +70,23 @@ class EngineProcess:
     async def stop(self, patience_s: float) -> None:
         """Make sure that it has ended and is reaped; it gets `patience_s` to do so by itself, then it is killed."""
         try:
-            await asyncio.wait_for(self._process.wait(), patience_s)
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._ended)), patience_s)
         except TimeoutError:
             self._process.kill()
-            await self._process.wait()
+            await asyncio.shield(asyncio.wrap_future(self._ended))
         finally:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._clean_up()
+
+    def discard(self) -> None:
+        """End it at once and wait for that: nobody will use it."""
+        self._process.kill()
+        self._ended.result()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def settings_of(config: Config, model_path: Path, endpoint: str) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,10 +53,11 @@ class StatePool:
     ) -> None:
         self.shape = shape
         self.slots = slots
-        self.shift = torch.zeros(slots, shape.layers, 2, shape.width, dtype=dtype, device=device)
+        self.shift = _zeros((slots, shape.layers, 2, shape.width), dtype, device)
         wkv_dtype = torch.float32 if shape.version == "4" else wkv_dtype
-        self.wkv = torch.zeros(slots, shape.layers, *shape.wkv_shape, dtype=wkv_dtype, device=device)
-        self.reset(range(slots))
+        self.wkv = _zeros((slots, shape.layers, *shape.wkv_shape), wkv_dtype, device)
+        if shape.version == "4":
+            self.reset(range(slots))
 
     @property
     def state_bytes(self) -> int:
@@ -89,3 +91,19 @@ class StatePool:
         for target in targets:
             self.shift[target].copy_(self.shift[source])
             self.wkv[target].copy_(self.wkv[source])
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Zeros; on the host their memory is taken page by page as it is used, so slots that nobody uses cost none.
+
+    Raises:
+        MemoryError: the host has not so much.
+    """
+    size_bytes = torch.Size(shape).numel() * dtype.itemsize
+    if torch.device(device).type != "cpu" or not size_bytes:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    try:
+        memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"no {size_bytes} bytes of memory") from error
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
