@@ -1,6 +1,6 @@
 /* Products by the matrix unit (AMX): 16 tokens x 16 outputs at once, four such tiles in flight.
 
-   INT8 gives the same integers as the vector form, so the same floats to the last bit. */
+   INT8 gives the same integers as the vector form, so the same floats to the last bit; so does INT4, expanded to INT8. */
 #define _GNU_SOURCE
 #include "step.h"
 
@@ -113,7 +113,7 @@ KERNEL static void ask_for(const char *from, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
 }
 
-/* What `finish` and `finish_int8` do, for a block of sums [tokens][COLUMNS] and one act. */
+/* What `finish` and `finish_whole` do, for a block of sums [tokens][COLUMNS] and one act. */
 INLINE void close_block(const Op *op, int64_t token, int64_t tokens, int64_t from, int64_t panels, const char *sums,
                         const int whole, const int act) {
     const Buffer *out = &op->out[0];
@@ -157,9 +157,27 @@ INLINE void close_sums(const Op *op, int64_t token, int64_t tokens, int64_t from
     }
 }
 
+/* Two panels and all tokens, 32 at a time. The next two panels come in from memory meanwhile. */
+#define PASS(name, two, bytes, whole)                                                                                  \
+    KERNEL static void name(const Op *op, const Call *call, int64_t from, int64_t panels, const char *w,               \
+                            const char *next, int64_t next_bytes, char *sums) {                                        \
+        int64_t stride = op->in[0].stride * bytes, steps = op->matrix.stride * bytes / 64;                             \
+        int64_t share = (next_bytes / ((call->tokens + 31) / 32) + 63) / 64 * 64;                                      \
+        const char *x = op->in[0].data;                                                                                \
+        for (int64_t t = 0; t < call->tokens; t += 32) {                                                               \
+            int64_t tokens = call->tokens - t < 32 ? call->tokens - t : 32;                                            \
+            ask_for(next + t / 32 * share, share);                                                                     \
+            two(x + t * stride, stride, w, steps, tokens, panels, sums);                                               \
+            close_sums(op, t, tokens, from, panels, sums, whole);                                                      \
+        }                                                                                                              \
+    }
+
+PASS(pass_int8, two_panels_int8, 1, 1)
+PASS(pass_bf16, two_panels_bf16, 2, 0)
+
 /* Buffers have room for whole tiles; what they hold beyond the tokens is dropped. Few tokens: the weights are read once.
-   Many: two panels stay in the nearest cache while the tokens pass, and the next two come in meanwhile. */
-#define TILED(name, four, two, bytes, whole)                                                                           \
+   Many: two panels stay in the nearest cache while the tokens pass. */
+#define TILED(name, four, pass, bytes, whole)                                                                          \
     KERNEL void name(const Op *op, const Call *call, int64_t unit, float *scratch) {                                   \
         int64_t all = (op->matrix.out + PANEL - 1) / PANEL, from = unit * UNIT_PANELS;                                 \
         int64_t count = all - from < UNIT_PANELS ? all - from : UNIT_PANELS;                                           \
@@ -174,24 +192,62 @@ INLINE void close_sums(const Op *op, int64_t token, int64_t tokens, int64_t from
             }                                                                                                          \
             return;                                                                                                    \
         }                                                                                                              \
-        for (int64_t p = 0; p < count; p += 2, w += 2 * panel) {                                                       \
-            int64_t panels = count - p < 2 ? count - p : 2, blocks = (call->tokens + 31) / 32;                         \
-            int64_t share = p + 2 < count ? (2 * panel / blocks + 64) / 64 * 64 : 0;                                   \
-            for (int64_t t = 0; t < call->tokens; t += 32) {                                                           \
-                int64_t tokens = call->tokens - t < 32 ? call->tokens - t : 32;                                        \
-                ask_for(w + 2 * panel + t / 32 * share, share);                                                        \
-                two(x + t * stride, stride, w, steps, tokens, panels, sums);                                           \
-                close_sums(op, t, tokens, (from + p) * PANEL, panels, sums, whole);                                    \
-            }                                                                                                          \
-        }                                                                                                              \
+        for (int64_t p = 0; p < count; p += 2, w += 2 * panel)                                                         \
+            pass(op, call, (from + p) * PANEL, count - p < 2 ? 1 : 2, w, w + 2 * panel,                                \
+                 p + 2 < count ? 2 * panel : 0, sums);                                                                 \
     }
 
-TILED(amx_matmul_int8, four_panels_int8, two_panels_int8, 1, 1)
-TILED(amx_matmul_bf16, four_panels_bf16, two_panels_bf16, 2, 0)
+TILED(amx_matmul_int8, four_panels_int8, pass_int8, 1, 1)
+TILED(amx_matmul_bf16, four_panels_bf16, pass_bf16, 2, 0)
+
+/* A panel of INT4 as INT8 has it: (number - 8) * multiplier + 128, of which all is done modulo 256, bytes of even and of
+   odd place in the halves of 16 bits. */
+KERNEL static void expand_panel(const uint8_t *w, int64_t groups, char *to) {
+    const __m512i low_half = _mm512_set1_epi16(15), low_byte = _mm512_set1_epi16(255);
+    const uint8_t *multipliers = w + groups * GROUP_BYTES;
+    for (int64_t g = 0; g < groups; g++) {
+        __m512i one = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(multipliers + g * PANEL)));
+        __m512i even = _mm512_or_si512(one, _mm512_slli_epi32(one, 16)), odd = _mm512_slli_epi16(even, 8);
+        __m512i eight = _mm512_slli_epi16(even, 3);
+        eight = _mm512_or_si512(_mm512_and_si512(eight, low_byte), _mm512_slli_epi16(eight, 8));
+        __m512i offset = _mm512_sub_epi8(_mm512_set1_epi8((char)128), eight);
+        for (int m = 0; m < 4; m++, w += 64, to += 128) {
+            __builtin_prefetch(w + AHEAD);
+            __m512i both = _mm512_loadu_si512(w);
+            for (int half = 0; half < 2; half++) {
+                __m512i low = _mm512_and_si512(half ? _mm512_srli_epi16(both, 4) : both, low_half);
+                __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, half ? 12 : 8), low_half);
+                low = _mm512_and_si512(_mm512_mullo_epi16(low, even), low_byte);
+                low = _mm512_or_si512(low, _mm512_mullo_epi16(high, odd));
+                _mm512_storeu_si512(to + half * 64, _mm512_add_epi8(low, offset));
+            }
+        }
+    }
+}
+
+/* Panels are expanded once for all tokens. */
+KERNEL void amx_matmul_int4(const Op *op, const Call *call, int64_t unit, float *scratch) {
+    int64_t all = (op->matrix.out + PANEL - 1) / PANEL, from = unit * UNIT_PANELS, groups = op->matrix.stride / GROUP;
+    int64_t count = all - from < UNIT_PANELS ? all - from : UNIT_PANELS, panel = groups * GROUP * PANEL;
+    int64_t together = count == UNIT_PANELS && call->tokens <= 16 ? UNIT_PANELS : 2;
+    const uint8_t *w = (const uint8_t *)op->matrix.data + from * groups * (GROUP_BYTES + PANEL);
+    char *sums = (char *)scratch, *expanded = sums + 32 * ROW_BYTES;
+    for (int64_t p = 0; p < count; p += together) {
+        int64_t panels = count - p < together ? count - p : together;
+        for (int64_t i = 0; i < panels; i++, w += groups * (GROUP_BYTES + PANEL)) expand_panel(w, groups, expanded + i * panel);
+        if (panels == UNIT_PANELS) {
+            four_panels_int8(op->in[0].data, op->in[0].stride, expanded, groups / 2, sums);
+            close_sums(op, 0, call->tokens, from * PANEL, UNIT_PANELS, sums, 1);
+        } else {
+            pass_int8(op, call, (from + p) * PANEL, panels, expanded, NULL, 0, sums);
+        }
+    }
+}
 #else
 int amx_start(void) { return 0; }
 void amx_enter(void) {}
 void amx_leave(void) {}
 void amx_matmul_bf16(const Op *op, const Call *call, int64_t unit, float *scratch) { (void)op, (void)call, (void)unit, (void)scratch; }
 void amx_matmul_int8(const Op *op, const Call *call, int64_t unit, float *scratch) { (void)op, (void)call, (void)unit, (void)scratch; }
+void amx_matmul_int4(const Op *op, const Call *call, int64_t unit, float *scratch) { (void)op, (void)call, (void)unit, (void)scratch; }
 #endif

@@ -1,7 +1,7 @@
 /* Products with packed weights. A unit is UNIT_PANELS panels and all tokens; the tokens go in blocks, whose size is
    chosen by the registers there are. Each output is one sum over the inputs in their order, whatever the block. */
 
-#define MAX_ROWS 6
+#define MAX_ROWS 8
 
 /* Stores one vector of a token's sums, from output `at` on, after its act. */
 INLINE void store_acted(const Op *op, const Buffer *out, int64_t token, int64_t at, vf x, int64_t left, const int act) {
@@ -119,13 +119,14 @@ INLINE void block_bf16(const Op *op, int64_t token, int64_t panel, const int row
 }
 #endif
 
-/* Scales one token's integer sums: the weights are stored 128 (INT8) higher than they are. */
-KERNEL static __attribute__((noinline)) void finish_int8(const Op *op, int64_t token, int64_t from, int64_t n, const int32_t *sums) {
+/* Scales one token's integer sums of weights that are stored `higher` than they are. */
+KERNEL static __attribute__((noinline)) void finish_whole(const Op *op, int64_t token, int64_t from, int64_t n, const int32_t *sums,
+                                                          int32_t higher) {
     const int32_t *header = (const int32_t *)op->in[0].scale + token * op->in[0].scale_stride;
     const float *scales = (const float *)op->matrix.scale + from;
     float scale, acc[UNIT_PANELS * PANEL];
     memcpy(&scale, header, sizeof scale);
-    int32_t excess = 128 * header[1];
+    int32_t excess = higher * header[1];
     if (from + n > op->matrix.out) n = op->matrix.out - from;
     for (int64_t i = 0; i < n; i++) acc[i] = (float)(sums[i] - excess) * (scale * scales[i]);
     finish(op, token, from, n, acc);
@@ -150,28 +151,28 @@ INLINE void block_int8(const Op *op, int64_t token, int64_t panel, const int row
     for (int r = 0; r < rows; r++) {
         int32_t sums[UNIT_PANELS * PANEL];
         for (int p = 0; p < panels; p++) _mm512_storeu_si512(sums + p * PANEL, acc[r][p]);
-        finish_int8(op, token + r, panel * PANEL, panels * PANEL, sums);
+        finish_whole(op, token + r, panel * PANEL, panels * PANEL, sums, 128);
     }
 }
 
 INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
-    int64_t groups = op->matrix.stride / 32, stride = op->in[0].stride / 4;
-    const uint8_t *w = (const uint8_t *)op->matrix.data + panel * groups * 256;
-    const uint16_t *scales = (const uint16_t *)op->matrix.scale + panel * groups * PANEL;
+    int64_t groups = op->matrix.stride / GROUP, step = groups * (GROUP_BYTES + PANEL), stride = op->in[0].stride / 4;
+    const uint8_t *w = (const uint8_t *)op->matrix.data + panel * step;
     const uint32_t *x = (const uint32_t *)op->in[0].data + token * stride;
     const int32_t *header = (const int32_t *)op->in[0].scale + token * op->in[0].scale_stride;
-    const __m512i low_half = _mm512_set1_epi8(15);
-    __m512 acc[MAX_ROWS][UNIT_PANELS];
+    const __m512i low_half = _mm512_set1_epi8(15), low_word = _mm512_set1_epi32(0xffff);
+    __m512i acc[MAX_ROWS][UNIT_PANELS];
     for (int r = 0; r < rows; r++)
-        for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_ps();
+        for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_si512();
     for (int64_t g = 0; g < groups; g++) {
         __m512i sums[MAX_ROWS][UNIT_PANELS];
-        for (int r = 0; r < rows; r++)
-            for (int p = 0; p < panels; p++)
-                sums[r][p] = _mm512_set1_epi32(-8 * header[r * op->in[0].scale_stride + 2 + g]);
+        for (int r = 0; r < rows; r++) {
+            __m512i excess = _mm512_set1_epi32(-8 * header[r * op->in[0].scale_stride + 2 + g]);
+            for (int p = 0; p < panels; p++) sums[r][p] = excess;
+        }
         for (int m = 0; m < 4; m++)
             for (int p = 0; p < panels; p++) {
-                __m512i both = _mm512_loadu_si512(ahead(w + (p * groups + g) * 256 + m * 64));
+                __m512i both = _mm512_loadu_si512(ahead(w + p * step + g * GROUP_BYTES + m * 64));
                 __m512i low = _mm512_and_si512(both, low_half);
                 __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_half);
                 for (int r = 0; r < rows; r++) {
@@ -180,18 +181,16 @@ INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int row
                     sums[r][p] = _mm512_dpbusd_epi32(sums[r][p], high, _mm512_set1_epi32((int)fours[1]));
                 }
             }
-        for (int p = 0; p < panels; p++) {
-            __m256i half = _mm256_loadu_si256((const void *)(scales + (p * groups + g) * PANEL));
-            __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-            for (int r = 0; r < rows; r++) acc[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][p]), scale, acc[r][p]);
+        for (int p = 0; p < panels; p++) { /* a group's sum is at most 32 * 127 * 8, so 16 bits of it are enough */
+            __m128i few = _mm_loadu_si128((const void *)(w + p * step + groups * GROUP_BYTES + g * PANEL));
+            __m512i multiplier = _mm512_and_si512(_mm512_cvtepi8_epi32(few), low_word);
+            for (int r = 0; r < rows; r++) acc[r][p] = _mm512_dpwssd_epi32(acc[r][p], sums[r][p], multiplier);
         }
     }
     for (int r = 0; r < rows; r++) {
-        float scale;
-        memcpy(&scale, header + r * op->in[0].scale_stride, sizeof scale);
-        float sums[UNIT_PANELS * PANEL];
-        for (int p = 0; p < panels; p++) _mm512_storeu_ps(sums + p * PANEL, _mm512_mul_ps(acc[r][p], _mm512_set1_ps(scale)));
-        finish(op, token + r, panel * PANEL, panels * PANEL, sums);
+        int32_t sums[UNIT_PANELS * PANEL];
+        for (int p = 0; p < panels; p++) _mm512_storeu_si512(sums + p * PANEL, acc[r][p]);
+        finish_whole(op, token + r, panel * PANEL, panels * PANEL, sums, 0);
     }
 }
 #else
@@ -206,21 +205,20 @@ INLINE void block_int8(const Op *op, int64_t token, int64_t panel, const int row
                 for (int o = 0; o < PANEL; o++)
                     for (int j = 0; j < 4; j++) acc[p * PANEL + o] += (int32_t)w[o * 4 + j] * x[k * 4 + j];
         }
-        finish_int8(op, token + r, panel * PANEL, panels * PANEL, acc);
+        finish_whole(op, token + r, panel * PANEL, panels * PANEL, acc, 128);
     }
 }
 
 INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
-    int64_t groups = op->matrix.stride / 32, stride = op->in[0].stride;
+    int64_t groups = op->matrix.stride / GROUP, step = groups * (GROUP_BYTES + PANEL), stride = op->in[0].stride;
     for (int r = 0; r < rows; r++) {
         const int32_t *header = (const int32_t *)op->in[0].scale + (token + r) * op->in[0].scale_stride;
         const int8_t *x = (const int8_t *)op->in[0].data + (token + r) * stride;
-        float acc[UNIT_PANELS * PANEL] = {0}, scale;
-        memcpy(&scale, header, sizeof scale);
+        int32_t acc[UNIT_PANELS * PANEL] = {0};
         for (int p = 0; p < panels; p++)
             for (int64_t g = 0; g < groups; g++) {
-                const uint8_t *w = (const uint8_t *)op->matrix.data + ((panel + p) * groups + g) * 256;
-                const uint16_t *scales = (const uint16_t *)op->matrix.scale + ((panel + p) * groups + g) * PANEL;
+                const uint8_t *w = (const uint8_t *)op->matrix.data + (panel + p) * step + g * GROUP_BYTES;
+                const int8_t *multipliers = (const int8_t *)op->matrix.data + (panel + p) * step + groups * GROUP_BYTES + g * PANEL;
                 int32_t sums[PANEL];
                 for (int o = 0; o < PANEL; o++) sums[o] = -8 * header[2 + g];
                 for (int m = 0; m < 4; m++)
@@ -229,15 +227,9 @@ INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int row
                             int32_t both = w[m * 64 + o * 4 + j];
                             sums[o] += (both & 15) * x[g * 32 + m * 8 + j] + (both >> 4) * x[g * 32 + m * 8 + 4 + j];
                         }
-                for (int o = 0; o < PANEL; o++) {
-                    uint32_t bits = (uint32_t)scales[o] << 16;
-                    float group_scale;
-                    memcpy(&group_scale, &bits, sizeof bits);
-                    acc[p * PANEL + o] += (float)sums[o] * group_scale;
-                }
+                for (int o = 0; o < PANEL; o++) acc[p * PANEL + o] += sums[o] * multipliers[o];
             }
-        for (int i = 0; i < panels * PANEL; i++) acc[i] *= scale;
-        finish(op, token + r, panel * PANEL, panels * PANEL, acc);
+        finish_whole(op, token + r, panel * PANEL, panels * PANEL, acc, 0);
     }
 }
 #endif

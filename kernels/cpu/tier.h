@@ -27,6 +27,7 @@
         }                                                                                                              \
         for (int64_t p = from; p < to; p++) {                                                                          \
             t = 0;                                                                                                     \
+            for (; narrow >= 8 && tokens - t >= 8; t += 8) block(op, t, p, narrow >= 8 ? 8 : 1, 1);                    \
             for (; narrow >= 6 && tokens - t >= 6; t += 6) block(op, t, p, narrow >= 6 ? 6 : 1, 1);                    \
             for (; narrow >= 4 && tokens - t >= 4; t += 4) block(op, t, p, narrow >= 4 ? 4 : 1, 1);                    \
             for (; narrow >= 2 && tokens - t >= 2; t += 2) block(op, t, p, narrow >= 2 ? 2 : 1, 1);                    \
@@ -37,7 +38,7 @@
 PRODUCT(run_matmul_f32, block_f32, WIDE, NARROW)
 PRODUCT(run_matmul_bf16, block_bf16, WIDE, NARROW)
 PRODUCT(run_matmul_int8, block_int8, WIDE, NARROW)
-PRODUCT(run_matmul_int4, block_int4, WIDE_INT4, NARROW)
+PRODUCT(run_matmul_int4, block_int4, WIDE_INT4, NARROW_INT4)
 
 #define JOIN(a, b) a##b
 #define NAME(a, b) JOIN(a, b)

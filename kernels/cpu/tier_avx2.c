@@ -5,6 +5,7 @@
 #define WIDE 1
 #define WIDE_INT4 1
 #define NARROW 6
+#define NARROW_INT4 6
 #define TARGET "avx2,fma"
 #include "tier.h"
 #else

@@ -5,6 +5,7 @@
 #define WIDE 6
 #define WIDE_INT4 2
 #define NARROW 6
+#define NARROW_INT4 8
 #define HAS_VNNI
 #define TARGET "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma"
 #include "tier.h"

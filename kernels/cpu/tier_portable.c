@@ -4,6 +4,7 @@
 #define WIDE 1
 #define WIDE_INT4 1
 #define NARROW 2
+#define NARROW_INT4 2
 #if defined(__x86_64__)
 #define TARGET "sse2"
 #elif defined(__aarch64__)
