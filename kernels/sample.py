@@ -14,8 +14,8 @@ from torch import Tensor
 from . import random, sampling
 from .backend import uses_triton
 
-SEEN = 1e-30
-"""Smallest count of a token that was generated: decay never makes it unseen."""
+SEEN = 1e-300
+"""Smallest count of a token that was generated: decay never makes it unseen, and the cost of it is nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,16 @@ class Streams:
 class Penalties:
     """What rows have generated, and what it costs them.
 
-    counts: [P, V] float32, by penalty slot: how often each token was generated, decayed; 0 is never, and what was
+    counts: [P, V] float64, by penalty slot: how often each token was generated, decayed; 0 is never, and what was
         generated keeps at least `SEEN`. Updated in place by the tokens drawn.
+    free: [P, V] uint8, by penalty slot: 1 where drawing the token adds nothing to its count.
     slots: [n] int64; the penalty slot of each row, -1 for rows without penalties.
-    repetition, presence, frequency, decay: [n] float32.
+    repetition, presence, frequency: [n] float32.
+    decay: [n] float64.
     """
 
     counts: Tensor
+    free: Tensor
     slots: Tensor
     repetition: Tensor
     presence: Tensor
@@ -46,7 +49,11 @@ class Penalties:
 
 
 def sample_reference(
-    logits: Tensor, settings: sampling.Truncation, streams: Streams, penalties: Penalties | None = None
+    logits: Tensor,
+    settings: sampling.Truncation,
+    streams: Streams,
+    penalties: Penalties | None = None,
+    limits: Tensor | None = None,
 ) -> Tensor:
     """The meaning of `sample`, row by row."""
     token_ids = []
@@ -56,7 +63,9 @@ def sample_reference(
         if penalties is not None and slot >= 0:
             count = penalties.counts[slot : slot + 1]
             strengths = (x[i : i + 1] for x in (penalties.repetition, penalties.presence, penalties.frequency))
-            row.copy_(sampling.penalize_reference(row, count, count > 0, *strengths))
+            row.copy_(sampling.penalize_reference(row, count.float(), count > 0, *strengths))
+        if limits is not None:
+            row = row[:, : int(limits[i])]
         if not bool(row.max().isfinite()):
             token_ids.append(-1)
             continue
@@ -69,13 +78,17 @@ def sample_reference(
         if penalties is not None and slot >= 0:
             count = penalties.counts[slot]
             count.copy_(torch.where(count > 0, (count * penalties.decay[i]).clamp(min=SEEN), count))
-            count[token] += 1
+            count[token] = (count[token] + 1 - penalties.free[slot, token].double()).clamp(min=SEEN)
         token_ids.append(token)
     return torch.tensor(token_ids, dtype=torch.int64, device=logits.device)
 
 
 def sample(
-    logits: Tensor, settings: sampling.Truncation, streams: Streams, penalties: Penalties | None = None
+    logits: Tensor,
+    settings: sampling.Truncation,
+    streams: Streams,
+    penalties: Penalties | None = None,
+    limits: Tensor | None = None,
 ) -> Tensor:
     """Draw a token for each row.
 
@@ -83,11 +96,12 @@ def sample(
         logits: [n, V] float32, biased and masked; overwritten by the penalised ones.
         settings: as `sampling.draw`, but temperature 0 draws the likeliest, and typical_p is taken as 1.
         penalties: None when no row has any.
+        limits: [n] int64; each row draws an id below its own. None for the whole vocabulary.
 
     Returns: [n] int64; -1 where no token has a finite logit or one is not a number.
     """
     if uses_triton(logits.device.type):
         from .triton import sample as kernels
 
-        return kernels.sample(logits, settings, streams, penalties)
-    return sample_reference(logits, settings, streams, penalties)
+        return kernels.sample(logits, settings, streams, penalties, limits)
+    return sample_reference(logits, settings, streams, penalties, limits)

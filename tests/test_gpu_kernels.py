@@ -191,16 +191,18 @@ def test_sampling_draws_the_tokens_of_the_reference() -> None:
         top_p_first=i % 4 == 0,
     )
     penalties = Penalties(
-        counts=torch.zeros(rows, vocab).scatter_(1, i[:, None] * 11, 2.0),
+        counts=torch.zeros(rows, vocab, dtype=torch.float64).scatter_(1, i[:, None] * 11, 2.0),
+        free=torch.zeros(rows, vocab, dtype=torch.uint8).scatter_(1, i[:, None] * 11, 1),
         slots=torch.where(i % 2 == 0, i, -1),
         repetition=torch.full((rows,), 1.1),
         presence=torch.full((rows,), 0.3),
         frequency=torch.full((rows,), 0.2),
-        decay=torch.full((rows,), 0.996),
+        decay=torch.full((rows,), 0.996, dtype=torch.float64),
     )
     streams = Streams(i * 977, i % 2, i)
     settings_there, streams_there, penalties_there = there(settings), there(streams), there(penalties)
-    got = sample(logits.cuda(), settings_there, streams_there, penalties_there)
-    expected = sample_reference(logits.clone(), settings, streams, penalties)
+    limits = vocab - 9 * i
+    got = sample(logits.cuda(), settings_there, streams_there, penalties_there, limits.cuda())
+    expected = sample_reference(logits.clone(), settings, streams, penalties, limits)
     assert got.tolist() == expected.tolist()
     near(penalties_there.counts, penalties.counts, 1e-6)

@@ -28,7 +28,7 @@ MAX_LOCAL_BYTES = 64
 DECODE = Rows.pack([0, 1, -1], [1, 1, 1])
 TYPES = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float64: "*fp64",
-    torch.int64: "*i64", torch.int32: "*i32",
+    torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8",
 }  # fmt: skip
 
 
@@ -141,8 +141,10 @@ def launch_sample() -> None:
     row = torch.zeros(2)
     whole, double = row.long(), row.double()
     settings = Truncation(row, whole, double, double, double, row.bool())
-    penalties = Penalties(torch.zeros(2, 65536), whole, row, row, row, row)
-    sample(torch.zeros(2, 65536), settings, Streams(whole, whole, whole), penalties)
+    counts = torch.zeros(2, 65536, dtype=torch.float64)
+    penalties = Penalties(counts, counts.byte(), whole, row, row, row, double)
+    sample(torch.zeros(2, 65536), settings, Streams(whole, whole, whole), penalties, whole)
+    sample(torch.zeros(2, 65536), settings, Streams(whole, whole, whole))
 
 
 @pytest.mark.slow

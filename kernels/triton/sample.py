@@ -24,7 +24,7 @@ def _order(x):
 
 
 @triton.jit
-def _reaching(logits, peak, scale, vocab, wanted, COUNT: tl.constexpr, BLOCK: tl.constexpr):
+def _reaching(logits, peak, scale, vocab, limit, wanted, COUNT: tl.constexpr, BLOCK: tl.constexpr):
     """The largest order such that the tokens of it and above have `wanted` together.
 
     Two bits at a time, from the highest: 4 candidates, of which the lowest always reaches.
@@ -41,7 +41,7 @@ def _reaching(logits, peak, scale, vocab, wanted, COUNT: tl.constexpr, BLOCK: tl
         above2 = tl.zeros([BLOCK], dtype=tl.float64)
         above3 = tl.zeros([BLOCK], dtype=tl.float64)
         for start in range(0, vocab, BLOCK):
-            inside = start + lane < vocab
+            inside = start + lane < limit
             x = tl.load(logits + start + lane, mask=inside, other=float("-inf"))
             order = _order(x).to(tl.int64)
             if COUNT:
@@ -71,8 +71,8 @@ def _kept(x, order, floor, kth, ties, tied_before, peak, scale, min_p):
 @triton.jit
 def _kernel(
     logits_ptr, temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, top_p_first_ptr, seed_ptr, choice_ptr, drawn_ptr,
-    counts_ptr, slots_ptr, repetition_ptr, presence_ptr, frequency_ptr, decay_ptr, token_ptr, logits_stride, vocab,
-    PENALTIES: tl.constexpr, SEEN: tl.constexpr, BLOCK: tl.constexpr,
+    counts_ptr, free_ptr, slots_ptr, repetition_ptr, presence_ptr, frequency_ptr, decay_ptr, limits_ptr, token_ptr,
+    logits_stride, vocab, PENALTIES: tl.constexpr, LIMITS: tl.constexpr, SEEN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program a row."""
     row = tl.program_id(0).to(tl.int64)
@@ -90,16 +90,21 @@ def _kernel(
                 counts = counts_ptr + slot * vocab + start + lane
                 count = tl.load(counts, mask=inside, other=0.0)
                 x = tl.load(logits + start + lane, mask=inside, other=0.0)
-                penalized = tl.where(x > 0, x / repetition, x * repetition) - (presence + count * frequency)
+                cost = presence + count.to(tl.float32) * frequency
+                penalized = tl.where(x > 0, x / repetition, x * repetition) - cost
                 tl.store(logits + start + lane, tl.where(count > 0, penalized, x), mask=inside)
                 tl.store(counts, tl.where(count > 0, tl.maximum(count * decay, SEEN), count), mask=inside)
             tl.debug_barrier()  # what other threads of this program wrote is read below
+
+    limit = vocab
+    if LIMITS:
+        limit = tl.load(limits_ptr + row).to(tl.int32)
 
     # the likeliest, the lowest of equals; not-a-numbers count as infinite, and fail the row
     peak = tl.full([], float("-inf"), tl.float32)
     best = tl.full([], 0, tl.int64)
     for start in range(0, vocab, BLOCK):
-        x = tl.load(logits + start + lane, mask=start + lane < vocab, other=float("-inf"))
+        x = tl.load(logits + start + lane, mask=start + lane < limit, other=float("-inf"))
         x = tl.where(x == x, x, float("inf"))
         highest = tl.max(x, 0)
         at = tl.min(tl.where(x == highest, start + lane, vocab), 0).to(tl.int64)
@@ -116,13 +121,13 @@ def _kernel(
         scale = tl.where(top_p_first, 1.0, temperature)
         lowest = tl.full([], -2147483648, tl.int64)
 
-        kth, ties = lowest, vocab
-        if (top_k > 0) & (top_k < vocab):
-            kth = _reaching(logits, peak, scale, vocab, top_k.to(tl.float64), True, BLOCK)
+        kth, ties = lowest, limit
+        if (top_k > 0) & (top_k < limit):
+            kth = _reaching(logits, peak, scale, vocab, limit, top_k.to(tl.float64), True, BLOCK)
             above = tl.zeros([BLOCK], dtype=tl.int32)
             for start in range(0, vocab, BLOCK):
-                x = tl.load(logits + start + lane, mask=start + lane < vocab, other=float("-inf"))
-                above += ((_order(x).to(tl.int64) > kth) & (start + lane < vocab)).to(tl.int32)
+                x = tl.load(logits + start + lane, mask=start + lane < limit, other=float("-inf"))
+                above += ((_order(x).to(tl.int64) > kth) & (start + lane < limit)).to(tl.int32)
             ties = (top_k - tl.sum(above, 0)).to(tl.int32)
 
         floor = lowest
@@ -130,7 +135,7 @@ def _kernel(
             whole = tl.zeros([BLOCK], dtype=tl.float64)
             tied_before = tl.full([], 0, tl.int32)
             for start in range(0, vocab, BLOCK):
-                x = tl.load(logits + start + lane, mask=start + lane < vocab, other=float("-inf"))
+                x = tl.load(logits + start + lane, mask=start + lane < limit, other=float("-inf"))
                 order = _order(x).to(tl.int64)
                 rank = tied_before + tl.cumsum((order == kth).to(tl.int32), 0)
                 within = (order > kth) | ((order == kth) & (rank <= ties))
@@ -139,14 +144,14 @@ def _kernel(
                 whole += tl.where(within | top_p_first, weight, 0.0)
             wanted = top_p * tl.sum(whole, 0)
             # rounding may put the whole a little over the sum; the likeliest is kept even where top-p is 0
-            floor = _reaching(logits, peak, scale, vocab, wanted * (1 - 1e-12), False, BLOCK)
+            floor = _reaching(logits, peak, scale, vocab, limit, wanted * (1 - 1e-12), False, BLOCK)
             floor = tl.minimum(floor, _order(peak).to(tl.int64))
 
         mass = tl.full([], 0.0, tl.float64)
         last = tl.full([], 0, tl.int32)
         tied_before = tl.full([], 0, tl.int32)
         for start in range(0, vocab, BLOCK):
-            x = tl.load(logits + start + lane, mask=start + lane < vocab, other=float("-inf"))
+            x = tl.load(logits + start + lane, mask=start + lane < limit, other=float("-inf"))
             keep, tied = _kept(x, _order(x).to(tl.int64), floor, kth, ties, tied_before, peak, scale, min_p)
             tied_before += tied
             mass += tl.sum(tl.where(keep, tl.exp((x - peak) / temperature), 0.0).to(tl.float64), 0)
@@ -163,7 +168,7 @@ def _kernel(
         passed = tl.full([], 0, tl.int32)
         tied_before = tl.full([], 0, tl.int32)
         for start in range(0, vocab, BLOCK):
-            inside = start + lane < vocab
+            inside = start + lane < limit
             x = tl.load(logits + start + lane, mask=inside, other=float("-inf"))
             keep, tied = _kept(x, _order(x).to(tl.int64), floor, kth, ties, tied_before, peak, scale, min_p)
             tied_before += tied
@@ -175,25 +180,32 @@ def _kernel(
     tl.store(token_ptr + row, token)
     if (slot >= 0) & (token >= 0):
         counted = counts_ptr + slot * vocab + token
-        tl.store(counted, tl.load(counted) + 1)
+        gain = 1.0 - tl.load(free_ptr + slot * vocab + token).to(tl.float64)
+        tl.store(counted, tl.maximum(tl.load(counted) + gain, SEEN))
 
 
-def sample(logits: Tensor, settings: Truncation, streams: Streams, penalties: Penalties | None = None) -> Tensor:
+def sample(
+    logits: Tensor,
+    settings: Truncation,
+    streams: Streams,
+    penalties: Penalties | None = None,
+    limits: Tensor | None = None,
+) -> Tensor:
     """`rookery.kernels.sample.sample`; rows of logits are dense."""
     rows, vocab = logits.shape
     token_ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
     unused = settings.temperature
-    of_penalties = (unused,) * 6
+    of_penalties = (unused,) * 7
     if penalties is not None:
         of_penalties = (
-            penalties.counts, penalties.slots, penalties.repetition, penalties.presence, penalties.frequency,
-            penalties.decay,
+            penalties.counts, penalties.free, penalties.slots, penalties.repetition, penalties.presence,
+            penalties.frequency, penalties.decay,
         )  # fmt: skip
     if rows:
         _kernel[(rows,)](
             logits, settings.temperature, settings.top_k, settings.top_p, settings.min_p,
             settings.top_p_first.to(torch.int32), streams.seed, streams.choice, streams.drawn, *of_penalties,
-            token_ids, logits.stride(0), vocab,
-            PENALTIES=penalties is not None, SEEN=SEEN, BLOCK=min(BLOCK, triton.next_power_of_2(vocab)), num_warps=8,
+            unused if limits is None else limits, token_ids, logits.stride(0), vocab,
+            PENALTIES=penalties is not None, LIMITS=limits is not None, SEEN=SEEN, BLOCK=min(BLOCK, triton.next_power_of_2(vocab)), num_warps=8,
         )  # fmt: skip
     return token_ids

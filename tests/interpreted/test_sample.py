@@ -64,6 +64,19 @@ def test_vocabularies_longer_than_a_block() -> None:
     )
 
 
+def test_each_row_draws_below_its_own_limit() -> None:
+    """As from the logits without what is above, whatever that is."""
+    logits = 3 * normal(len(SETTINGS), 97, seed=2)
+    settings, of_draw = truncation(SETTINGS), streams(len(SETTINGS))
+    limits = torch.tensor([97, 50, 1, 64, 33, 90, 10, 70, 96, 3, 20, 65])
+    logits[:, 90:] = torch.nan
+    limits[0] = 90
+    limits[8] = 89
+    got = sample(logits.clone(), settings, of_draw, limits=limits)
+    assert got.tolist() == sample_reference(logits.clone(), settings, of_draw, limits=limits).tolist()
+    assert bool((got < limits).all()) and int(got[2]) == 0
+
+
 def test_ties_follow_the_rules() -> None:
     """Top-k keeps the lower ids of equals, top-p all equals, greedy the lowest; -0 equals 0."""
     logits = torch.zeros(9, 40)
@@ -94,12 +107,13 @@ def test_penalties_count_and_decay_over_steps() -> None:
 
     def penalties() -> Penalties:
         return Penalties(
-            counts=torch.zeros(3, vocab),
+            counts=torch.zeros(3, vocab, dtype=torch.float64),
+            free=(torch.arange(3 * vocab).view(3, vocab) % 4 == 0).byte(),
             slots=slots,
             repetition=torch.tensor([1.3, 1.0, 1.0, 1.1]),
             presence=torch.tensor([0.0, 0.4, 0.0, 0.2]),
             frequency=torch.tensor([0.5, 0.4, 0.0, 0.0]),
-            decay=torch.tensor([0.9, 1.0, 1.0, 0.0]),
+            decay=torch.tensor([0.9, 1.0, 1.0, 0.0], dtype=torch.float64),
         )
 
     got, expected = penalties(), penalties()
@@ -107,5 +121,5 @@ def test_penalties_count_and_decay_over_steps() -> None:
     for drawn in range(3):
         tokens = sample(logits.clone(), settings, streams(rows, drawn), got)
         assert tokens.tolist() == sample_reference(logits.clone(), settings, streams(rows, drawn), expected).tolist()
-        torch.testing.assert_close(got.counts, expected.counts)
+        assert torch.equal(got.counts, expected.counts)
     assert int((got.counts > 0).sum()) >= 3
