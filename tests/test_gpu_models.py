@@ -11,6 +11,7 @@ from rookery.kernels.rows import Rows
 from rookery.server.engine.engine import Engine
 from rookery.server.engine.graphs import CudaRecorder, DecodeGraphs, buckets
 from rookery.server.engine.request import Request, SamplingParams
+from rookery.server.engine.warm_up import warm_up
 from rookery.server.model.base import Model
 from rookery.server.model.load import construct
 from rookery.server.model.synthetic import Plan, synthetic_checkpoint
@@ -69,7 +70,7 @@ def test_greedy_continuations_of_an_engine_are_the_goldens(fixtures: Path, name:
     model = build_model(read_checkpoint(fixtures / f"{name}.pth"), dtype=torch.float32, device="cuda")
     expected = golden.arrays["greedy_tokens"].tolist()
     engine = Engine(model, max_batch=3, max_queue=3, prefill_budget=48)
-    engine.warm_up()
+    warm_up(engine)
     for number in range(3):
         params = SamplingParams(max_tokens=len(expected), temperature=0.0)
         prompt = tuple(golden.arrays["tokens_medium"].tolist())
@@ -143,7 +144,7 @@ def test_an_engine_with_graphs_draws_the_tokens_of_one_without() -> None:
     for records in (True, False):
         engine = Engine(model, max_batch=6, max_queue=16, prefill_budget=64)
         if records:
-            engine.warm_up()
+            warm_up(engine)
             assert engine.forward.graphs is not None
         for number in range(9):
             params = SamplingParams(max_tokens=20, temperature=0.0 if number % 2 else 1.0, seed=number)

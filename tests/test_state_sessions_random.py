@@ -42,7 +42,10 @@ class SessionsMachine(RuleBasedStateMachine):
         self.expected: dict[tuple[str, str], list[int]] = {}
         self.open: dict[tuple[str, str], tuple[str, list[int]]] = {}
         self.exported: list[tuple[bytes, list[int]]] = []
-        self.host = Host(self.folder, cache_bytes=8000, hot_bytes=2 * HOT_SIZE)
+        self.host = self.new_host()
+
+    def new_host(self) -> Host:
+        return Host(self.folder, cache_bytes=8000, hot_bytes=2 * HOT_SIZE)
 
     def teardown(self) -> None:
         self.host.close()
@@ -124,7 +127,7 @@ class SessionsMachine(RuleBasedStateMachine):
         """Without any farewell to the store: what is open is lost, what was settled is there."""
         self.host.store.close()
         self.open.clear()
-        self.host = Host(self.folder, cache_bytes=8000, hot_bytes=2 * HOT_SIZE)
+        self.host = self.new_host()
 
     @invariant()
     def every_session_is_what_it_must_be(self) -> None:

@@ -68,7 +68,24 @@ def _kept(x, order, floor, kth, ties, tied_before, peak, scale, min_p):
     return keep & (weight.to(tl.float64) >= min_p) & (weight > 0), tl.sum(tied.to(tl.int32), 0)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize_on_alignment=[
+        "temperature_ptr",
+        "top_k_ptr",
+        "top_p_ptr",
+        "min_p_ptr",
+        "top_p_first_ptr",
+        "seed_ptr",
+        "choice_ptr",
+        "drawn_ptr",
+        "slots_ptr",
+        "repetition_ptr",
+        "presence_ptr",
+        "frequency_ptr",
+        "decay_ptr",
+        "limits_ptr",
+    ]
+)
 def _kernel(
     logits_ptr, temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, top_p_first_ptr, seed_ptr, choice_ptr, drawn_ptr,
     counts_ptr, free_ptr, slots_ptr, repetition_ptr, presence_ptr, frequency_ptr, decay_ptr, limits_ptr, token_ptr,
@@ -206,6 +223,7 @@ def sample(
             logits, settings.temperature, settings.top_k, settings.top_p, settings.min_p,
             settings.top_p_first.to(torch.int32), streams.seed, streams.choice, streams.drawn, *of_penalties,
             unused if limits is None else limits, token_ids, logits.stride(0), vocab,
-            PENALTIES=penalties is not None, LIMITS=limits is not None, SEEN=SEEN, BLOCK=min(BLOCK, triton.next_power_of_2(vocab)), num_warps=8,
+            PENALTIES=penalties is not None, LIMITS=limits is not None, SEEN=SEEN,
+            BLOCK=min(BLOCK, triton.next_power_of_2(vocab)), num_warps=8,
         )  # fmt: skip
     return token_ids

@@ -27,7 +27,7 @@ def _norm(x, weight, bias, inside, width, EPS: tl.constexpr):
     return (normed(x.to(tl.float32), inside, width, EPS) * weight + bias).to(x.dtype)
 
 
-@triton.jit(do_not_specialize=["rows", "tokens"])
+@triton.jit(do_not_specialize=["rows", "tokens"], do_not_specialize_on_alignment=["slots_ptr", "starts_ptr"])
 def _kernel(
     x_ptr, added_ptr, weight_ptr, bias_ptr, mu_ptr, shift_ptr, slots_ptr, starts_ptr, sum_ptr, mixed_ptr,
     shift_stride, rows, width, tokens,

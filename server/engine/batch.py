@@ -24,6 +24,13 @@ class Choice:
     """What must be consumed before it draws; None while it decodes."""
     held: bool = False
     """Not in the next step, though it decodes; the engine says so."""
+    unread: int = 0
+    """Tokens drawn on a device that have not been read: `tokens` lags so many behind."""
+
+    @property
+    def spent(self) -> bool:
+        """Whether its last token is drawn, if not read."""
+        return len(self.tokens) + self.unread >= self.request.sampling.max_tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -143,13 +150,14 @@ class Batch:
     @property
     def positions(self) -> list[int]:
         """Of the first token of each row, in its whole sequence."""
-        decoding = [one.origin + len(one.request.prompt_ids) + len(one.tokens) - 1 for one in self.decoding]
+        before = [one.origin + len(one.request.prompt_ids) - 1 for one in self.decoding]
+        decoding = [at + len(one.tokens) + one.unread for at, one in zip(before, self.decoding, strict=True)]
         return decoding + [chunk.prefill.choices[0].origin + chunk.start for chunk in self.chunks]
 
     @property
     def token_ids(self) -> list[int]:
-        """Of all rows, one after the other."""
-        packed = [choice.tokens[-1] for choice in self.decoding]
+        """Of all rows, one after the other; 0 for a choice none of whose tokens has been read."""
+        packed = [choice.tokens[-1] if choice.tokens else 0 for choice in self.decoding]
         for chunk in self.chunks:
             packed += chunk.token_ids
         return packed

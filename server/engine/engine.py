@@ -21,12 +21,16 @@ from ..state.disk import DiskTier
 from ..state.pool import State
 from ..state.store import StateStore
 from ..state.worker import Worker
-from .batch import Batch, Choice
+from .batch import Batch, Choice, Prefill
 from .constraint import Constraints
+from .device import Device
 from .forward import Forward
+from .gauges import gauges
 from .keeper import Keeper
+from .loop import DeviceLoop, Flight
 from .pace import Pace
-from .request import EngineStats, Request, TokenEvent
+from .request import EngineStats, FinishReason, Request, TokenEvent, TokenLogprobs
+from .residents import drew, fits
 from .reuse import PrefixReuse
 from .sampler import ChoiceSampling, Draw, Sampler
 from .scheduler import Scheduler
@@ -81,6 +85,14 @@ class Engine:
         """Where `attach` has given a store for them."""
         self._unheard: set[str] = set()
         """Requests of our own, whose events nobody is to see."""
+        self.loop: DeviceLoop | None = None
+        """Where steps overlap; None computes each to its end."""
+        self._flight: Flight | None = None
+        """The step whose tokens have not been read."""
+        self._by_host: set[Choice] = set()
+        """Choices whose tokens only the host can draw."""
+        self._seconds = self._done_at = 0.0
+        """What the last step took, and when it was over."""
         self._sampling: dict[Choice, ChoiceSampling] = {}
         self._ended: list[TokenEvent] = []
         """Events of choices that ended between steps; the next step reports them."""
@@ -89,7 +101,8 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a request is waiting or running, or an event has to be reported."""
-        return self.scheduler.busy or bool(self._ended) or (self.sessions is not None and self.sessions.busy)
+        held = bool(self._ended) or self._flight is not None
+        return held or self.scheduler.busy or (self.sessions is not None and self.sessions.busy)
 
     @property
     def steps(self) -> int:
@@ -135,33 +148,11 @@ class Engine:
         """Run a request of our own, ahead of the queue, from a state that has consumed `origin` tokens."""
         self._unheard.add(request.id)
         for choice in self.scheduler.submit(request, first=True, origin=origin):
-            self._sampling[choice] = ChoiceSampling(request.sampling, choice.index)
+            self._sampling[choice] = ChoiceSampling(request.sampling, choice.index)  # which draws nothing
 
     def stats(self) -> EngineStats:
         """As of now."""
-        scheduler, memory = self.scheduler, self.reuse.cache.memory if self.reuse is not None else None
-        disk = self.reuse.cache.disk if self.reuse is not None else None
-        keeper = self.sessions.keeper if self.sessions is not None else None
-        return dataclasses.replace(
-            self._stats,
-            running=scheduler.running,
-            waiting=scheduler.waiting,
-            slots_used=scheduler.max_batch - scheduler.slots_free,
-            slots_free=scheduler.slots_free,
-            cache_bytes=memory.used_bytes if memory is not None else 0,
-            cache_evictions=memory.evictions if memory is not None else 0,
-            cache_hits=memory.hits if memory is not None else 0,
-            disk_bytes=disk.used_bytes if disk is not None else 0,
-            disk_evictions=disk.evictions if disk is not None else 0,
-            disk_hits=disk.hits if disk is not None else 0,
-            disk_skipped=disk.skipped if disk is not None else 0,
-            disk_damaged=disk.damaged if disk is not None else 0,
-            sessions=keeper.stored if keeper is not None else 0,
-            session_bytes=keeper.stored_bytes if keeper is not None else 0,
-            session_memory_bytes=keeper.hot.used_bytes if keeper is not None else 0,
-            session_evictions=keeper.hot.evictions if keeper is not None else 0,
-            sessions_damaged=keeper.damaged if keeper is not None else 0,
-        )
+        return gauges(self._stats, self.scheduler, self.reuse, self.sessions)
 
     def submit(self, request: Request) -> None:
         """Queue a request.
@@ -189,9 +180,12 @@ class Engine:
                 choice.prefill.cuts.update(request.boundaries)
             constraint = self.constraints.start(request.sampling) if self.constraints is not None else None
             self._sampling[choice] = ChoiceSampling(request.sampling, choice.index, constraint)
+            if not fits(request.sampling):
+                self._by_host.add(choice)
 
     def cancel(self, request_id: str, choice: int | None = None) -> None:
         """End a request or one of its choices: the slots are free at once, the next step reports the end."""
+        self._catch_up()
         for ended in self.scheduler.live(request_id, choice):
             slot, decoding = ended.slot, ended.prefill is None
             self.scheduler.release(ended)
@@ -218,39 +212,97 @@ class Engine:
 
     def _advance(self) -> list[TokenEvent]:
         """The forward pass of a step, and what it did."""
-        events, self._ended = self._ended, []
+        if self._flight is not None and self.scheduler.crowded:
+            self._catch_up()
         self._place()
+        overlaps = self.loop is not None and not any(choice.slot >= 0 for choice in self._by_host)
+        if not overlaps:
+            self._catch_up()
         self._hold_unready()
         if self.reuse is not None:
             self.reuse.plan(self.scheduler.prefills)
         self.scheduler.prefill_budget = self.pace.tokens
         batch = self.scheduler.next_batch()
         if batch is None:
+            self._catch_up()
+        events, self._ended = self._ended, []
+        if batch is None:
             return events
         start = self._clock()
+        if overlaps:
+            events += self._overlapped(batch, start)
+        else:
+            events += self._alone(batch)
+            self._timed(batch, start)
+        self._stats = EngineStats(steps=self._stats.steps + 1, step_seconds=self._seconds, batch_rows=batch.rows)
+        return events
+
+    def _timed(self, batch: Batch, start: float) -> None:
+        """A step is over that began then."""
+        self._done_at = self._clock()
+        self._seconds = self._done_at - start
+        self.pace.took(sum(chunk.stop - chunk.start for chunk in batch.chunks), self._seconds)
+
+    def _alone(self, batch: Batch) -> list[TokenEvent]:
+        """A step from its tokens to its events."""
+        if self.loop is not None:
+            self.loop.leave()
         try:
             logits = self._forward(batch)
         except Exception:  # whatever one request did to the step, the engine has to outlive it
-            culprit = f"; it ended request {batch.choices[0].request.id}" if batch.rows == 1 else ""
-            logger.exception("a step over %d rows failed%s", batch.rows, culprit)
-            self.forward.check()
-            events += self._isolate(batch)
-        else:
-            events += self._commit(batch, logits)
-        self._stats = EngineStats(
-            steps=self._stats.steps + 1, step_seconds=self._clock() - start, batch_rows=batch.rows
-        )
-        self.pace.took(sum(chunk.stop - chunk.start for chunk in batch.chunks), self._stats.step_seconds)
-        return events
+            self._log_failure(batch)
+            return self._isolate(batch, alone=batch.rows == 1)
+        ready = [choice for choice, _ in batch.ready]
+        return self._consumed(batch) + self._drew(batch, ready, self._draw(ready, logits))
 
-    def warm_up(self, progress: Callable[[float], None] | None = None) -> None:
-        """Make ready for requests, before the first of which it has to be called, for it resets the states.
+    def _overlapped(self, batch: Batch, start: float) -> list[TokenEvent]:
+        """Launch a step, and only then read the one before it; that may end some of the batch's choices."""
+        assert self.loop is not None
+        flight, alone = None, batch.rows == 1
+        try:
+            self.forward.start(batch, self._base)
+            flight = self.loop.launch(batch, start)
+        except Exception:  # as in `_alone`
+            self._log_failure(batch)
+        self._catch_up()
+        if flight is not None:
+            try:
+                self._keep(batch, flight.hidden)
+            except Exception:  # as in `_alone`
+                self._log_failure(batch)
+                flight.read()
+                flight = None
+        events, self._ended = self._ended, []
+        if flight is None:
+            self.loop.leave()
+            batch.decoding = [choice for choice in batch.decoding if choice in self._sampling]
+            return events + self._isolate(batch, alone=alone)
+        self._flight = flight
+        return events + self._consumed(batch)
 
-        Args:
-            progress: called with the share done.
+    def _read(self, flight: Flight) -> list[TokenEvent]:
+        """Wait for a step, and say what it did. Choices that had ended before it have drawn nothing in it."""
+        tokens = flight.read()
+        self._timed(flight.batch, max(flight.start, self._done_at))
+        drawn = [
+            (choice, token) for choice, token in zip(flight.ready, tokens, strict=True) if choice in self._sampling
+        ]
+        draws = [drew(self._sampling[choice], token) for choice, token in drawn]
+        return self._drew(flight.batch, [choice for choice, _ in drawn], draws)
+
+    def _catch_up(self) -> None:
+        """Read what is on its way: now every slot holds what its choice has consumed, and `tokens` are all it drew.
+
+        Whoever looks into a slot between steps, or takes it away from its choice, has to call this first.
         """
-        self.forward.check()
-        self.forward.record(progress)
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._ended += self._read(flight)
+
+    def overlap(self, device: Device) -> DeviceLoop:
+        """Launch steps ahead on a device from now on."""
+        self.loop = DeviceLoop(self.forward, device, self._sampling)
+        return self.loop
 
     def _place(self) -> None:
         """Give slots to those that wait, and keep or bring back the states of what is parked for them."""
@@ -280,60 +332,47 @@ class Engine:
 
         When it raises, the states of the batch are lost.
         """
-        self.forward.start(batch, self.sessions.base if self.sessions is not None else None)
+        self.forward.start(batch, self._base)
         hidden = self.forward.run(batch)
+        self._keep(batch, hidden)
+        return self.forward.logits(batch, hidden)
+
+    def _base(self, request_id: str) -> State | None:
+        return self.sessions.base(request_id) if self.sessions is not None else None
+
+    @torch.inference_mode()
+    def _keep(self, batch: Batch, hidden: Tensor) -> None:
+        """The batch's tokens went through the model: keep of the outputs and the states what is wanted later."""
         self.forward.score_prompts(batch, hidden, self.sampler.score_prompt)
         if self.reuse is not None:
             self.reuse.consumed(batch, hidden)
         if self.sessions is not None:
             self.sessions.consumed(batch)
-        return self.forward.finish(batch, hidden)
+        self.forward.finish(batch, hidden)
 
-    def _commit(self, batch: Batch, logits: Tensor) -> list[TokenEvent]:
-        """Draw from the logits, hand the tokens to the scheduler, and say what happened."""
-        ready = [choice for choice, _ in batch.ready]
-        scores = {
-            choice: tuple(prefill.prompt_logprobs)
-            for prefill in batch.prompts
-            if prefill.prompt_logprobs
-            for choice in prefill.choices
-            if choice.index == 0
-        }
-        cached = {choice: prefill.cached for prefill in batch.prompts for choice in prefill.choices}
-        embeddings = {choice: prefill.embedding for prefill in batch.prompts for choice in prefill.choices}
+    def _consumed(self, batch: Batch) -> list[TokenEvent]:
+        """The batch's tokens are consumed: tell the scheduler, and the ends of choices that draw nothing."""
+        prompts = {choice: prefill for prefill in batch.prompts for choice in prefill.choices}
+        slots = {choice: choice.slot for choice in prompts}
         events = []
-        slots = {choice: choice.slot for choice in batch.choices}
         for choice in self.scheduler.consumed(batch):
             self._leave(choice, slots[choice], whole=True)
-            events.append(
-                TokenEvent(
-                    choice.request.id,
-                    choice.index,
-                    None,
-                    "length",
-                    cached_tokens=cached[choice],
-                    prompt_logprobs=scores.get(choice),
-                    embedding=embeddings[choice],
-                )
-            )
-        for choice, draw in zip(ready, self._draw(ready, logits), strict=True):
+            events.append(_event(choice, prompts[choice], None, "length"))
+        return events
+
+    def _drew(self, batch: Batch, choices: list[Choice], draws: list[Draw]) -> list[TokenEvent]:
+        """Hand the tokens that choices drew in a batch to the scheduler, and say what happened."""
+        prompts = {choice: prefill for prefill in batch.prompts for choice in prefill.choices}
+        events = []
+        for choice, draw in zip(choices, draws, strict=True):
             if draw.error is not None:
                 events.append(self._fail(choice, draw.error, refused=draw.refused))
                 continue
+            slot = choice.slot
             finish = self.scheduler.drew(choice, draw.token_id, draw.ended)
             if finish is not None:
-                self._leave(choice, slots[choice], whole=True)
-            events.append(
-                TokenEvent(
-                    choice.request.id,
-                    choice.index,
-                    draw.token_id,
-                    finish,
-                    logprobs=draw.logprobs,
-                    cached_tokens=cached.get(choice, 0),
-                    prompt_logprobs=scores.get(choice),
-                )
-            )
+                self._leave(choice, slot, whole=True)
+            events.append(_event(choice, prompts.get(choice), draw.token_id, finish, draw.logprobs))
         return events
 
     def _draw(self, choices: list[Choice], logits: Tensor) -> list[Draw]:
@@ -350,9 +389,19 @@ class Engine:
             return [Draw(-1, error=STEP_FAILED)] * len(choices)
         return [draw for row, choice in enumerate(choices) for draw in self._draw([choice], logits[row : row + 1])]
 
-    def _isolate(self, batch: Batch) -> list[TokenEvent]:
-        """After a failed forward pass: find the request at fault, or end it when it ran alone."""
-        if batch.rows > 1:
+    def _log_failure(self, batch: Batch) -> None:
+        """In the handler of what a step raised."""
+        culprit = f"; it ended request {batch.choices[0].request.id}" if batch.rows == 1 else ""
+        logger.exception("a step over %d rows failed%s", batch.rows, culprit)
+
+    def _isolate(self, batch: Batch, *, alone: bool) -> list[TokenEvent]:
+        """After a failed step: find the request at fault, or end it when it ran alone.
+
+        Raises:
+            Exception: nothing goes through the model any more.
+        """
+        self.forward.check()
+        if not alone:
             self.scheduler.quarantine(batch)
             return []
         return [self._fail(choice, STEP_FAILED) for choice in batch.choices]
@@ -365,7 +414,30 @@ class Engine:
     def _leave(self, choice: Choice, slot: int, *, whole: bool) -> None:
         """A choice has been released; `whole` says that `slot` still holds what it has consumed."""
         del self._sampling[choice]
+        self._by_host.discard(choice)
         if self.reuse is not None:
             self.reuse.left(choice, slot, whole=whole)
         if self.sessions is not None:
             self.sessions.left(choice, slot, whole=whole)
+
+
+def _event(
+    choice: Choice,
+    prefill: Prefill | None,
+    token_id: int | None,
+    finish: FinishReason | None,
+    logprobs: TokenLogprobs | None = None,
+) -> TokenEvent:
+    """What a step did for a choice; the prompt is given with its first event."""
+    if prefill is None:
+        return TokenEvent(choice.request.id, choice.index, token_id, finish, logprobs=logprobs)
+    return TokenEvent(
+        choice.request.id,
+        choice.index,
+        token_id,
+        finish,
+        logprobs=logprobs,
+        cached_tokens=prefill.cached,
+        prompt_logprobs=tuple(prefill.prompt_logprobs) if prefill.prompt_logprobs and not choice.index else None,
+        embedding=prefill.embedding,
+    )

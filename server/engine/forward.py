@@ -11,10 +11,9 @@ from torch import Tensor
 from rookery.kernels.rows import Rows
 
 from ..model.base import Model
-from ..model.exact import TokenByToken
 from ..state.pool import State, StatePool
 from .batch import Batch
-from .graphs import CudaRecorder, DecodeGraphs, buckets, recordable
+from .graphs import DecodeGraphs, Recorder
 from .request import TokenLogprobs
 
 SCORED_ROWS = 64
@@ -48,27 +47,45 @@ class Forward:
         with torch.inference_mode():
             self.model.logits(self.model.forward(token, Rows.pack([-1], [1], self._device), self.pool))
 
-    def record(self, progress: Callable[[float], None] | None = None) -> None:
-        """Record decode steps where the device can repeat them; resets the states.
+    def compile(self, progress: Callable[[float], None]) -> None:
+        """Run prompts of no request, alone and beside decode rows, of all numbers of rows that kernels differ in: a
+        kernel that is compiled at its first use would stop every stream for seconds.
 
         Args:
             progress: called with the share done.
         """
-        if recordable(self._device) and not isinstance(self.model, TokenByToken):
-            self.graphs = DecodeGraphs(self.model, self.pool, CudaRecorder(), buckets(self.pool.slots), progress)
+        slots = self.pool.slots
+        numbers = sorted({min(slots, rows) for rows in (1, 2, 3, 65, 66, slots)})  # odd and even: how pointers align
+        for done, rows in enumerate(numbers, 1):
+            for decode in {0, rows // 2}:
+                lengths = [1] * decode + [17] * (rows - decode)
+                token_ids = torch.zeros(sum(lengths), dtype=torch.int64, device=self._device)
+                with torch.inference_mode():
+                    packed = Rows.pack([-1] * rows, lengths, self._device, decode=decode)
+                    self.model.logits(self.model.forward(token_ids, packed, self.pool)[:rows])
+            progress(done / len(numbers))
 
-    def start(self, batch: Batch, base: Callable[[str], State | None] | None) -> None:
+    def record(self, recorder: Recorder, sizes: list[int], progress: Callable[[float], None]) -> None:
+        """Record decode steps of so many rows; resets the states.
+
+        Args:
+            progress: called with the share done.
+        """
+        self.graphs = DecodeGraphs(self.model, self.pool, recorder, sizes, progress)
+
+    @torch.inference_mode()
+    def start(self, batch: Batch, base: Callable[[str], State | None]) -> None:
         """Give the slots of prompts that start in this step their first state.
 
         Args:
-            base: of a request's id, the state it goes on from; None, or without one: the model's own, tuned or zero.
+            base: of a request's id, the state it goes on from; None for the model's own, tuned or zero.
         """
         fresh = []
         for chunk in batch.chunks:
             if chunk.start > 0:
                 continue
             request = chunk.prefill.request
-            state = base(request.id) if base is not None else None
+            state = base(request.id)
             if state is None:
                 state = self.model.initial_state(request.tuned_state)
             if state is None:
@@ -77,14 +94,20 @@ class Forward:
                 self.pool.write(chunk.slot, state)
         self.pool.reset(fresh)
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch, token_ids: Tensor | None = None, rows: Rows | None = None) -> Tensor:
         """Consume the batch's tokens: the states of its slots move on.
+
+        Args:
+            token_ids, rows: the batch's as they are on the device, where the host does not know them.
 
         Returns: [N + K, C]; the outputs of its N tokens, packed as the batch has them, then those of its K known
         prompts. When it raises, the states of the batch are lost.
         """
-        outputs = [self._pass(batch)] if batch.slots else []
-        outputs += [cast(Tensor, prefill.hidden).to(self._device)[None] for prefill in batch.known]
+        outputs = [cast(Tensor, prefill.hidden).to(self._device)[None] for prefill in batch.known]
+        if token_ids is not None and rows is not None and rows.lengths:
+            outputs.insert(0, self.model.forward(token_ids, rows, self.pool))
+        elif batch.slots:
+            outputs.insert(0, self._pass(batch))
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     def _pass(self, batch: Batch) -> Tensor:
@@ -120,19 +143,20 @@ class Forward:
                     prefill.prompt_logprobs += score(logits, ids, top, token_limit=limit)
             position += length
 
-    def finish(self, batch: Batch, hidden: Tensor) -> Tensor:
+    def finish(self, batch: Batch, hidden: Tensor) -> None:
         """Copy the states of prompts that are done to their other choices, and keep the embeddings asked for.
 
         Args:
             hidden: from `run`.
-
-        Returns: [n, vocab_size], the logits of the batch's `ready` choices; empty when there are none.
         """
         for prefill in batch.prompts:
             self.pool.copy(prefill.choices[0].slot, [choice.slot for choice in prefill.choices[1:]])
         for prefill, position in batch.ends:
             if prefill.request.embed:
                 prefill.embedding = hidden[position].float().cpu().numpy().astype("<f4").tobytes()
+
+    def logits(self, batch: Batch, hidden: Tensor) -> Tensor:
+        """[n, vocab_size] of the batch's `ready` choices, from what `run` gave; empty when there are none."""
         positions = [position for _, position in batch.ready]
         if not positions:
             return hidden.new_empty(0, 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from ..state.pool import StatePool
 
 logger = logging.getLogger(__name__)
 
+Outcome = TypeVar("Outcome", Tensor, tuple[Tensor, Tensor])
+"""Of a step: one tensor, or two."""
+
 _WARM_UPS = 2
 """Eager runs before a recording: the first compiles kernels, which a recording does not allow."""
 _COMPARED_STEPS = 2
@@ -33,7 +36,7 @@ _COMPARED_STEPS = 2
 class Recorder(Protocol):
     """Turns work on fixed buffers into something that repeats it."""
 
-    def record(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def record(self, run: Callable[[], Outcome]) -> Callable[[], Outcome]:
         """A callable that does what `run` does, on the same buffers; its result lies in a buffer of its own."""
         ...
 
@@ -44,7 +47,7 @@ class CudaRecorder:
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def record(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def record(self, run: Callable[[], Outcome]) -> Callable[[], Outcome]:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -55,11 +58,35 @@ class CudaRecorder:
         with torch.cuda.graph(graph, pool=self._pool):
             result = run()
 
-        def replay() -> Tensor:
+        def replay() -> Outcome:
             graph.replay()
             return result
 
         return replay
+
+
+def record_checked(
+    recorder: Recorder, run: Callable[[], Outcome], prepare: Callable[[int], None], name: str
+) -> Callable[[], Outcome] | None:
+    """Record a step, and see whether it does exactly what it recorded: else None.
+
+    Args:
+        prepare: called before each of the two steps that are compared, with its number; before step 0 it sets all that
+            the step reads, and step 1 reads what step 0 left.
+        name: of the step, for the log.
+    """
+    replay = recorder.record(run)
+    outcomes: list[list[Tensor]] = []
+    for step in (run, replay):
+        outcomes.append([])
+        for number in range(_COMPARED_STEPS):
+            prepare(number)
+            outcome = step()
+            outcomes[-1] += [one.clone() for one in ((outcome,) if isinstance(outcome, Tensor) else outcome)]
+    if all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True)):
+        return replay
+    logger.error("the graph for %s differs from the step it recorded; it will not be used", name)
+    return None
 
 
 def buckets(max_rows: int) -> list[int]:
@@ -132,18 +159,15 @@ class DecodeGraphs:
         def run() -> Tensor:
             return self.model.forward(token_ids, rows, self.pool)
 
-        self._fill(size, [], [])  # recording runs the step: on padding alone, it changes no state
-        replay = recorder.record(run)
         live = range(min(size, self.pool.slots))
-        outcomes = []
-        for step in (run, replay):
-            self.pool.reset(live)
-            for number in range(_COMPARED_STEPS):
-                tokens = [(7 + 13 * row + 31 * number) % self.model.shape.vocab_size for row in live]
-                self._fill(size, tokens, live)
-                outcomes.append(step()[: len(live)].clone())
+
+        def prepare(number: int) -> None:
+            if number == 0:
+                self.pool.reset(live)
+            self._fill(size, [(7 + 13 * row + 31 * number) % self.model.shape.vocab_size for row in live], live)
+
+        self._fill(size, [], [])  # recording runs the step: on padding alone, it changes no state
+        replay = record_checked(recorder, run, prepare, f"{size} rows")
         self.pool.reset(live)
-        if all(torch.equal(a, b) for a, b in zip(outcomes[:_COMPARED_STEPS], outcomes[_COMPARED_STEPS:], strict=True)):
+        if replay is not None:
             self._steps[size] = replay
-        else:
-            logger.error("the graph for %d rows differs from the step it recorded; it will not be used", size)

@@ -239,6 +239,7 @@ def load(settings: Settings, server: EngineServer) -> None:
     from ..state.worker import Worker
     from .constraint import Constraints
     from .engine import Engine
+    from .warm_up import warm_up
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -285,7 +286,7 @@ def load(settings: Settings, server: EngineServer) -> None:
             f"no memory for the states of {settings.max_batch} sequences ({needed / 2**20:.0f} MiB)",
             "set a smaller --max-batch",
         ) from error
-    engine.warm_up(lambda share: server.announce(Progress("warming_up", share)))
+    warm_up(engine, lambda share: server.announce(Progress("warming_up", share)))
     format = StateFormat.of(engine.pool, fingerprint=info.fingerprint, tokenizer=tokenizer.fingerprint)
     store = StateStore(
         Path(settings.data_dir) if settings.data_dir is not None else None,

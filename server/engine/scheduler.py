@@ -127,7 +127,7 @@ class Scheduler:
             stop = suspect.aligned(stop, self._block)
             return Batch([], [Chunk(suspect, suspect.position, stop)])
         known = [prefill for prefill in self.prefills if prefill.ready]
-        decoding = [choice for choice in self.decoding.values() if not choice.held]
+        decoding = [choice for choice in self.decoding.values() if not (choice.held or choice.spent)]
         batch = Batch(decoding, self._next_chunks(), known)
         return batch if batch.rows else None
 
@@ -189,8 +189,7 @@ class Scheduler:
         parked: list[tuple[Prefill, int]] = []
         if not self.queue:
             return parked
-        held = Counter(one.request.tenant for live in self._requests.values() for one in live if one.slot >= 0)
-        share = self.max_batch // len({*held, *self.queue.tenants})
+        held, share = self._shares()
         for tenant in self.queue.tenants:
             head = self.queue.head(tenant)
             while head is not None and held[tenant] + len(head.choices) <= share:
@@ -202,6 +201,20 @@ class Scheduler:
                 held[tenant] += len(head.choices)
                 head = self.queue.head(tenant)
         return parked
+
+    @property
+    def crowded(self) -> bool:
+        """Whether `make_room` may have to park something."""
+        if not self.queue:
+            return False
+        held, share = self._shares()
+        heads = [(tenant, self.queue.head(tenant)) for tenant in self.queue.tenants]
+        return any(head is not None and held[tenant] + len(head.choices) <= share for tenant, head in heads)
+
+    def _shares(self) -> tuple[Counter[str], int]:
+        """Slots that each tenant holds, and how many of them would be an equal share."""
+        held = Counter(one.request.tenant for live in self._requests.values() for one in live if one.slot >= 0)
+        return held, self.max_batch // len({*held, *self.queue.tenants})
 
     def _surplus(self, slots: int, held: Counter[str], share: int) -> list[Prefill] | None:
         """The youngest of those whose tenants have more than a share, to give up so many slots; None if they cannot."""

@@ -1,0 +1,183 @@
+"""Steps that do not wait for each other: the next one is launched before the tokens of the last one are read.
+
+    launch n+1  →  read n  →  launch n+2  →  read n+1  →  …
+
+So a step takes its tokens from the device, where the last one left them (`residents.py`), and it may hold rows whose
+choice turns out to be finished. Those do nothing: the mark that ends a choice is on the device too, and turns the
+row's slot into -1. The slot keeps the state after exactly the tokens that were consumed, for whoever saves it.
+
+The engine leaves this loop, for the step, whenever a choice that runs needs the host to draw for it (`fits` says when
+not); and it reads what is on its way before it touches a slot between steps. Then a step runs as it does on a CPU, and
+what is known here of choices is stale: they enter anew with the next step, from what the host knows.
+
+Steps that only decode are recorded, together with the drawing, where the device records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rookery.kernels.rows import Rows
+
+from .batch import Batch, Choice
+from .device import Device
+from .forward import Forward
+from .graphs import Recorder, record_checked
+from .request import SamplingParams
+from .residents import Residents
+from .sampler import ChoiceSampling
+
+
+@dataclass(slots=True)
+class Flight:
+    """A step that has been launched."""
+
+    batch: Batch
+    ready: list[Choice]
+    """Who draws in it."""
+    hidden: Tensor
+    """As `Forward.run` gives it."""
+    start: float
+    """When it was launched, in seconds."""
+    tokens: Callable[[], list[int]]
+
+    def read(self) -> list[int]:
+        """Wait for the step; to be called once. One token for each that is ready: -1 where none could be drawn."""
+        tokens = self.tokens()
+        for choice in self.ready:
+            choice.unread -= 1
+        return tokens
+
+
+class DeviceLoop:
+    """Launches steps on a device.
+
+    Args:
+        forward: the model and the slots.
+        sampling: the settings of every choice that has not ended.
+    """
+
+    def __init__(self, forward: Forward, device: Device, sampling: Mapping[Choice, ChoiceSampling]) -> None:
+        self._forward = forward
+        self._model, self._pool = forward.model, forward.pool
+        self._device = device
+        self._sampling = sampling
+        self._on = self._pool.wkv.device
+        self.residents = Residents(self._pool.slots, self._model.shape.vocab_size, self._on, device.send)
+        self._entered: dict[int, Choice] = {}
+        """Whose column is up to date, by slot."""
+        self._recorded: dict[int, tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]] = {}
+        """Steps that only decode, by their number of rows: where their slots go, and what runs them."""
+
+    @torch.inference_mode()
+    def record(self, recorder: Recorder, sizes: list[int], progress: Callable[[float], None] | None = None) -> None:
+        """Record steps of so many rows that only decode; resets the states. Those that differ from what they recorded
+        are not used.
+
+        Args:
+            progress: called with the share done.
+        """
+        for done, size in enumerate(sorted(sizes, reverse=True), 1):  # the largest first: the others fit in its memory
+            slots = torch.full((size,), -1, device=self._on)
+            replay = record_checked(recorder, self._step_on(slots), partial(self._rehearse, slots), f"{size} rows")
+            if replay is not None:
+                self._recorded[size] = slots, replay
+            if progress is not None:
+                progress(done / len(sizes))
+        self._recorded = dict(sorted(self._recorded.items()))
+        self._pool.reset(range(self._pool.slots))
+
+    @torch.inference_mode()
+    def launch(self, batch: Batch, start: float) -> Flight:
+        """Have the batch consumed and drawn from; when it raises, the states of the batch are lost.
+
+        Args:
+            start: the time now, in seconds.
+        """
+        ready = [choice for choice, _ in batch.ready]
+        self._enter(ready)
+        if batch.chunks or batch.known:
+            hidden, tokens = self._mixed(batch)
+        else:
+            hidden, tokens = self._decode(batch.slots)
+        for choice in ready:
+            choice.unread += 1
+        return Flight(batch, ready, hidden, start, self._device.fetch(tokens))
+
+    def leave(self) -> None:
+        """The host has drawn tokens: whoever comes back enters anew."""
+        self._entered.clear()
+
+    def _enter(self, choices: list[Choice]) -> None:
+        new = [choice for choice in choices if self._entered.get(choice.slot) is not choice]
+        last = [choice.tokens[-1] if choice.tokens else 0 for choice in new]
+        self.residents.enter([(one.slot, token, self._sampling[one]) for one, token in zip(new, last, strict=True)])
+        self._entered.update((choice.slot, choice) for choice in new)
+
+    def _decode(self, slots: list[int]) -> tuple[Tensor, Tensor]:
+        """A step of one token each."""
+        size = next((size for size in self._recorded if size >= len(slots)), None)
+        if size is None:
+            return self._step_on(self._device.send(torch.tensor(slots)))()
+        into, replay = self._recorded[size]
+        into.copy_(self._device.send(torch.tensor([*slots, *(-1,) * (size - len(slots))])))
+        hidden, tokens = replay()
+        return hidden[: len(slots)], tokens[: len(slots)]
+
+    def _step_on(self, slots: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        """The step of the rows in these slots: its outputs [n, C] and tokens [n]."""
+        size = len(slots)
+        starts = torch.arange(size + 1, device=self._on)
+        packed = Rows(slots, starts, torch.zeros_like(slots), (1,) * size, (0,) * size, size)
+
+        def step() -> tuple[Tensor, Tensor]:
+            live = self.residents.live(slots)
+            hidden = self._model.forward(self.residents.tokens(live), replace(packed, slots=live), self._pool)
+            return hidden, self.residents.draw(live, self._model.logits(hidden))
+
+        return step
+
+    def _mixed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A step with prompts in it, or with those whose output is known: outputs as `Forward.run`, tokens [n]."""
+        count = len(batch.decoding)
+        token_ids = self._device.send(torch.tensor(batch.token_ids, dtype=torch.int64))
+        rows = Rows.pack(batch.slots, batch.lengths, positions=batch.positions, decode=count)
+        moved = self._device.send(torch.cat([rows.slots, rows.starts, rows.positions]))
+        slots, starts, positions = torch.split(moved, [len(rows.slots), len(rows.starts), len(rows.positions)])
+        live = self.residents.live(slots[:count])
+        slots = torch.cat([live, slots[count:]])
+        token_ids = torch.cat([self.residents.tokens(live), token_ids[count:]])
+        hidden = self._forward.run(batch, token_ids, replace(rows, slots=slots, starts=starts, positions=positions))
+
+        ready = batch.ready
+        if not ready:
+            return hidden, hidden.new_empty(0, dtype=torch.int64)
+        at = self._device.send(torch.tensor([[position, choice.slot] for choice, position in ready])).T
+        logits = self._model.logits(hidden[at[0]])
+        return hidden, self.residents.draw(self.residents.live(at[1]), logits)
+
+    def _rehearse(self, slots: Tensor, number: int) -> None:
+        """Before the first of two steps of a rehearsal: choices of all kinds in as many slots as there are."""
+        if number:
+            return
+        live = range(min(len(slots), self._pool.slots))
+        self._pool.reset(live)
+        slots.fill_(-1)
+        slots[: len(live)] = torch.arange(len(live), device=self._on)
+        vocab_size = self._model.shape.vocab_size
+        kinds = (
+            SamplingParams(max_tokens=2, temperature=0.0),
+            SamplingParams(max_tokens=9, seed=1),
+            SamplingParams(max_tokens=9, seed=2, top_k=20, top_p=0.8, logit_bias={1: 2.0}),
+            SamplingParams(max_tokens=1, seed=3),
+            SamplingParams(max_tokens=9, seed=4, min_p=0.01, presence_penalty=0.5, frequency_penalty=0.5),
+        )
+        self.residents.enter(
+            [(row, (7 + 13 * row) % vocab_size, ChoiceSampling(kinds[row % len(kinds)])) for row in live]
+        )
+        self._entered.clear()

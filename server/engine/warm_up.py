@@ -1,0 +1,42 @@
+"""What an engine does before its first request, so that no request waits for it: compile, record, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ..model.exact import TokenByToken
+from .device import CudaDevice
+from .engine import Engine
+from .graphs import CudaRecorder, buckets, recordable
+
+
+def warm_up(engine: Engine, progress: Callable[[float], None] | None = None) -> None:
+    """Make an engine ready; resets its states.
+
+    On a GPU every kernel is compiled in the shapes that differ for it, decode steps are recorded and compared with
+    the ones that they repeat, and from then on steps are launched ahead. On a CPU, and with `--exact`, one token
+    goes through the model.
+
+    Args:
+        progress: called with the share done.
+    """
+    engine.forward.check()
+    device = engine.pool.wkv.device
+    if not recordable(device) or isinstance(engine.model, TokenByToken):
+        return
+    tell = progress or _to_nobody
+    sizes = buckets(engine.pool.slots)
+    engine.forward.compile(partial(_part, tell, 0))
+    engine.forward.record(CudaRecorder(), sizes, partial(_part, tell, 1))
+    loop = engine.overlap(CudaDevice(device, engine.pool.slots))
+    loop.record(CudaRecorder(), sizes, partial(_part, tell, 2))
+
+
+def _part(tell: Callable[[float], None], part: int, share: float) -> None:
+    """Tell the share of one of three parts as a share of all."""
+    tell((part + share) / 3)
+
+
+def _to_nobody(share: float) -> None:
+    """Nobody wants to know."""
