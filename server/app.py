@@ -85,7 +85,14 @@ def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> F
         lambda: engine.stats, lambda: engine.info, model_name=(*config.served_model_name, "default")[0]
     )
     app.state.service = Service(config, engine, app.state.metrics)
-    app.state.responses = Runs(ResponseStore(config.data_dir and config.data_dir / "responses.sqlite"))
+    store = ResponseStore(
+        config.data_dir and config.data_dir / "responses.sqlite",
+        max_turns=config.max_responses,
+        max_bytes=config.response_storage,
+        ttl_s=config.response_ttl or None,
+        forgotten=app.state.metrics.response_evictions.inc,
+    )
+    app.state.responses = Runs(store)
     for part in (chat, completions, responses, conversations, embeddings, sessions, tokens, models, health, docs):
         app.include_router(part.router)
     app.include_router(page_router())

@@ -105,6 +105,12 @@ class Config:
     """Seconds after which a session that nobody used is deleted; 0 keeps all."""
     max_sessions: Count = 10_000
     """Sessions that one API key may have."""
+    max_responses: Count = 16_384
+    """Stored responses (`/v1/responses`, turns of conversations) of one API key; then those unused longest go."""
+    response_storage: Bytes = 256 * 2**20
+    """What their items may take, of one API key, for example 1GiB; likewise."""
+    response_ttl: Annotated[float, Parameter(validator=Number(gte=0))] = 30 * 86_400.0
+    """Seconds after its last use until a stored response that no other continues is forgotten; 0 keeps all."""
     request_timeout: Seconds = 3600.0
     """Seconds a request may take from arrival to its last token."""
     tokenizer: Path | None = None

@@ -12,6 +12,7 @@ RookeryError                 one per thing a client can act on; `app.py` turns i
   ReadTimeout                408  the request did not arrive in time
   SessionBusy                409  another request is writing this session
   SessionDamaged             410  the stored state of this session cannot be read
+  ResponseDamaged            410  what is stored of this response, or of one before it, is damaged
   BodyTooLarge               413
   UnsupportedMediaType       415
   HeadersTooLarge            431
@@ -139,6 +140,12 @@ class SessionDamaged(RookeryError):
     """The stored state of this session is missing or damaged; others are well."""
 
     status, kind, code = 410, "invalid_request_error", "session_damaged"
+
+
+class ResponseDamaged(RookeryError):
+    """What is stored of this response, or of one before it, is not what was stored; others are well."""
+
+    status, kind, code = 410, "invalid_request_error", "response_damaged"
 
 
 class TooManySessions(RookeryError):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -46,6 +46,9 @@ class Metrics:
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"rookery_{name}", text, labels, registry=self.registry)
 
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"rookery_{name}", text, registry=self.registry)
+
         def histogram(name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
             return Histogram(f"rookery_{name}", text, labels, registry=self.registry, buckets=buckets)
 
@@ -72,6 +75,11 @@ class Metrics:
         self.completion_length = histogram("request_generated_tokens", "Completion tokens a request.", _TOKENS)
         self.generation_time = histogram(
             "generation_duration_seconds", "From the arrival of a request for tokens to its last token.", _LATENCY
+        )
+        self.responses = gauge("responses", "Turns of responses and conversations that are stored.")
+        self.response_bytes = gauge("response_bytes", "Size of their items.")
+        self.response_evictions = counter(
+            "response_evictions", "Of those, forgotten for want of room or for their age."
         )
         self.registry.register(_EngineGauges(stats, info))
         self.registry.register(_VllmNames(self, stats, info, {"model_name": model_name, "engine": "0"}))

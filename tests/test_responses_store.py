@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import resource
+import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rookery.server.errors import NotFound, SessionBusy, StartupError, StorageFailed
+from rookery.server.errors import NotFound, ResponseDamaged, SessionBusy, StartupError, StorageFailed
 from rookery.server.responses.items import message
 from rookery.server.responses.store import ResponseStore
 from rookery.server.responses.turns import Turn
@@ -27,6 +30,10 @@ class Clock:
         return self.now
 
 
+def open_store(path: Path | None = None, **bounds: Any) -> ResponseStore:
+    return ResponseStore(path, **{"max_turns": 1000, "max_bytes": 2**26, **bounds})
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -34,7 +41,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def store(clock: Clock) -> AsyncIterator[ResponseStore]:
-    store = ResponseStore(max_turns=4, ttl_s=10_000, clock=clock)
+    store = open_store(max_turns=4, ttl_s=10_000, clock=clock)
     yield store
     await store.close()
 
@@ -79,7 +86,7 @@ async def test_the_end_used_longest_ago_goes_first(store: ResponseStore) -> None
 
 
 async def test_bytes_are_bounded_and_tenants_apart(clock: Clock) -> None:
-    store = ResponseStore(max_bytes=20_000, clock=clock)
+    store = open_store(max_bytes=20_000, clock=clock)
     await store.put(OTHER, turn("theirs", text="x" * 9000))
     for id in "abcd":
         await store.put(ME, turn(id, text="x" * 9000))
@@ -145,7 +152,7 @@ from rookery.server.responses.store import ResponseStore
 from rookery.server.responses.turns import Turn
 
 async def write(path, number):
-    store, parent = ResponseStore(Path(path)), None
+    store, parent = ResponseStore(Path(path), max_turns=10**6, max_bytes=2**30), None
     if number == "0":
         await store.create_conversation("me", "conv", {})
     else:
@@ -171,7 +178,7 @@ async def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:
             told += [writer.stdout.readline().strip() for _ in range(turns)]
             writer.kill()
             told += [line.strip() for line in writer.stdout if line.endswith("\n")]
-        store = ResponseStore(path)
+        store = open_store(path)
         head, items = await store.conversation(ME, "conv")
         kept = [item["id"] for item in items]
         assert kept[: len(told)] == told and len(kept) <= len(told) + 1  # one may have been stored and not yet told
@@ -182,7 +189,7 @@ async def test_what_was_answered_is_there_after_a_kill(tmp_path: Path) -> None:
 
 async def test_one_server_a_database(tmp_path: Path) -> None:
     path = tmp_path / "data" / "responses.sqlite"
-    first, second = ResponseStore(path), ResponseStore(path)
+    first, second = open_store(path), open_store(path)
     await first.claim()
     await first.put(ME, turn("a"))
     with pytest.raises(StartupError, match="another server"):
@@ -194,12 +201,12 @@ async def test_one_server_a_database(tmp_path: Path) -> None:
     await second.close()
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StartupError, match="cannot be used"):
-        await ResponseStore(tmp_path / "file" / "responses.sqlite").claim()
+        await open_store(tmp_path / "file" / "responses.sqlite").claim()
 
 
 async def test_everything_outlives_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "responses.sqlite"
-    store = ResponseStore(path)
+    store = open_store(path)
     await store.create_conversation(ME, "conv", {"k": "v"})
     await store.put(ME, turn("a"), conversation="conv")
     await store.put(ME, turn("b", "a"), conversation="conv")
@@ -207,8 +214,126 @@ async def test_everything_outlives_a_restart(tmp_path: Path) -> None:
     await store.close()
     assert [await store.get(ME, id) for id in "ab"] == before  # using it opens it again
     await store.close()
-    again = ResponseStore(path)
+    again = open_store(path)
     assert [await again.get(ME, id) for id in "ab"] == before
     found, items = await again.conversation(ME, "conv")
     assert found.head == "b" and texts(items) == ["a", "b"]
     await again.close()
+
+
+def spoilt(data: bytes, seed: int) -> bytes:
+    """One bit, or 64 bytes, somewhere that is in use."""
+    at = random.Random(seed).choice([at for at, byte in enumerate(data) if byte])
+    length = 64 if seed % 2 else 0
+    return data[:at] + bytes([data[at] ^ 4] * (not length) + [0] * length) + data[at + (length or 1) :]
+
+
+BROKEN: list[Callable[[bytes], bytes]] = [
+    lambda data: b"",
+    lambda data: data[:100],
+    lambda data: data[: len(data) // 2],
+    lambda data: bytes(len(data)),
+    lambda data: data[::-1],
+    lambda data: b"\x80\x04cposix\nsystem\n(S'touch /tmp/pickled'\ntR." + data,
+    lambda data: data.replace(b"a chat about rooks", b"a chat about doves"),
+    lambda data: data.replace(b"completed", b"cancelled"),
+    lambda data: data.replace(b"CREATE TABLE turns", b"CREATE TABLE tunes"),
+    *(lambda data, seed=seed: spoilt(data, seed) for seed in range(8)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+async def test_a_damaged_database_never_says_what_was_not_said(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "responses.sqlite"
+    store = open_store(path)
+    for count in range(40):
+        await store.put(
+            ME, turn(f"t{count}", f"t{count - 1}" if count % 8 else None, text=f"a chat about rooks {count}")
+        )
+    told = {f"t{count}": await store.get(ME, f"t{count}") for count in range(40)}
+    said = {id: await store.history(ME, id) for id in told}
+    await store.close()
+    whole = path.read_bytes()
+    path.write_bytes(BROKEN[number](whole))
+    assert path.read_bytes() != whole
+    store = open_store(path)
+    for id in told:
+        try:
+            assert await store.get(ME, id) == told[id] and await store.history(ME, id) == said[id]
+        except (NotFound, ResponseDamaged, StorageFailed):
+            continue
+    await store.close()
+
+
+async def test_a_database_that_is_none_is_set_aside_and_a_new_one_begins(tmp_path: Path) -> None:
+    path = tmp_path / "responses.sqlite"
+    path.write_bytes(b"this is no database at all, whatever it was once " * 100)
+    store = open_store(path)
+    await store.put(ME, turn("a"))
+    assert await ids(store, "a") == {"a"}
+    await store.close()
+    (aside,) = tmp_path.glob("responses.sqlite.damaged-*")
+    assert aside.read_bytes().startswith(b"this is no database") and path.stat().st_mode & 0o77 == 0
+
+
+async def test_one_damaged_turn_costs_its_own_chain_only(tmp_path: Path) -> None:
+    path = tmp_path / "responses.sqlite"
+    store = open_store(path)
+    for id, parent in (("a", None), ("b", "a"), ("c", "b"), ("x", None), ("y", "x")):
+        await store.put(ME, turn(id, parent))
+    await store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE turns SET input = CAST(replace(CAST(input AS TEXT), 'b', 'd') AS BLOB) WHERE id = 'b'")
+        db.execute("DELETE FROM turns WHERE id = 'x'")
+    db.close()
+    store = open_store(path)
+    for id in "bcy":
+        with pytest.raises(ResponseDamaged):
+            await store.history(ME, id)
+    assert texts(await store.history(ME, "a")) == ["a"] and (await store.get(ME, "c"))["id"] == "c"
+    await store.put(ME, turn("n", "a"))
+    assert texts(await store.history(ME, "n")) == ["a", "n"]
+    await store.delete(ME, "b")
+    await store.close()
+
+
+async def test_a_disk_that_is_full_at_any_write_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    """A limit on the size of files: writes beyond it fail, as on a full disk, each time a little later."""
+    store = open_store(tmp_path / "responses.sqlite")
+    await store.create_conversation(ME, "conv", {})
+    await store.put(ME, turn("a"), conversation="conv")
+    before = await store.size()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    refused = 0
+    try:
+        for pages in range(200):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2048 * pages, hard))
+            try:
+                await store.put(ME, turn("b", "a", text="x" * 20_000), conversation="conv")
+            except StorageFailed:
+                refused += 1
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+                assert await store.size() == before and texts(await store.history(ME, "a")) == ["a"]
+                assert (await store.conversation(ME, "conv"))[0].head == "a"
+            else:
+                break
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert 5 < refused < 199
+    assert len(texts(await store.history(ME, "b"))) == 2
+    await store.close()
+    store = open_store(tmp_path / "responses.sqlite")
+    assert (await store.conversation(ME, "conv"))[0].head == "b"
+    await store.close()
+
+
+async def test_what_had_to_go_is_counted(clock: Clock) -> None:
+    gone: list[int] = []
+    store = open_store(max_turns=2, ttl_s=None, forgotten=gone.append, clock=clock)
+    for id, parent in (("a", None), ("b", "a"), ("c", "b"), ("d", None)):
+        await store.put(ME, turn(id, parent))
+        clock.now += 10**9  # nothing expires
+    assert sum(gone) == 2 and (await store.size())[0] == 2
+    await store.put(OTHER, turn("theirs"))
+    assert (await store.size())[0] == 3 and (await store.size(OTHER))[0] == 1
+    await store.close()

@@ -6,6 +6,7 @@ phase, and when it last spoke.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -14,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from ... import __version__
+from ..errors import StorageFailed
 from .openapi import Liveness, Readiness, Responses, answers
 
 router = APIRouter()
@@ -56,7 +58,12 @@ async def ready(request: Request) -> Response:
 
 @router.get("/metrics", summary="Prometheus metrics", tags=["server"], responses=_METRICS)
 async def metrics(request: Request) -> Response:
-    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    measured = request.app.state.metrics
+    with suppress(StorageFailed):  # then what was last known of it
+        turns, size_bytes = await request.app.state.responses.store.size()
+        measured.responses.set(turns)
+        measured.response_bytes.set(size_bytes)
+    return Response(measured.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/version", summary="The version of this server", tags=["server"])

@@ -14,12 +14,15 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from math import inf
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 
-from ..errors import InvalidRequest, NotFound, SessionBusy, StartupError, StorageFailed
+from ..errors import InvalidRequest, NotFound, ResponseDamaged, SessionBusy, StartupError, StorageFailed
+from ..state.index import open_index
 from ..state.lease import Lease
 from .items import Item
 from .turns import CHAIN, OLDEST_END, SCHEMA, Conversation, Json, Turn
@@ -28,12 +31,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_TURNS = 16_384
-"""Turns of one API key; beyond it the end of the chain used longest ago goes first."""
-MAX_BYTES = 256 * 2**20
-"""Their items, of one API key."""
-TTL_S = 30 * 24 * 3600.0
-"""Seconds after its last use until a turn that no other continues is forgotten."""
+SCHEMA_VERSION = 1
 
 
 class ResponseStore:
@@ -42,7 +40,11 @@ class ResponseStore:
     Ids belong to the tenant that made them: to another one they do not exist.
 
     Args:
-        path: of the database; None keeps everything in memory.
+        path: of the database; None keeps everything in memory. A damaged one is set aside, and a new one begun.
+        max_turns: of one tenant; beyond it the end of the chain used longest ago goes first.
+        max_bytes: of their items.
+        ttl_s: after its last use until a turn that no other continues is forgotten; None never.
+        forgotten: told how many turns had to go for one of the three.
         clock: seconds since the epoch.
 
     Raises (every method):
@@ -53,13 +55,16 @@ class ResponseStore:
         self,
         path: Path | None = None,
         *,
-        max_turns: int = MAX_TURNS,
-        max_bytes: int = MAX_BYTES,
-        ttl_s: float = TTL_S,
+        max_turns: int,
+        max_bytes: int,
+        ttl_s: float | None = None,
+        forgotten: Callable[[int], None] = lambda turns: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
-        self._max_turns, self._max_bytes, self._ttl_s = max_turns, max_bytes, ttl_s
+        self._max_turns, self._max_bytes = max_turns, max_bytes
+        self._ttl_s = inf if ttl_s is None else ttl_s
+        self._forgotten = forgotten
         self._clock = clock
         self._thread = _thread()
         self._connection: sqlite3.Connection | None = None
@@ -87,15 +92,15 @@ class ResponseStore:
             SessionBusy: the conversation has another newest turn by now than this one's parent; likewise.
         """
 
-        def work(db: sqlite3.Connection) -> None:
+        def work(db: sqlite3.Connection) -> int:
             self._insert(db, tenant, turn)
             if conversation is not None:
                 if self._conversation(db, tenant, conversation).head != turn.parent:
                     raise SessionBusy(f"the conversation {conversation} has gone on meanwhile", param="conversation")
                 db.execute("UPDATE conversations SET head = ? WHERE id = ?", (turn.id, conversation))
-            self._make_room(db, tenant)
+            return self._make_room(db, tenant)
 
-        await self._run(work)
+        self._forgotten(await self._run(work))
 
     async def get(self, tenant: str, id: str) -> Json:
         """A stored response object.
@@ -105,7 +110,7 @@ class ResponseStore:
         """
 
         def work(db: sqlite3.Connection) -> Json:
-            output, body = self._visible(db, tenant, id, "output, body")
+            _, _, output, body = self._visible(db, tenant, id)
             return {**orjson.loads(body), "output": orjson.loads(output)}
 
         return await self._run(work)
@@ -118,7 +123,7 @@ class ResponseStore:
         """
 
         def work(db: sqlite3.Connection) -> list[Item]:
-            parent, own = self._visible(db, tenant, id, "parent, input")
+            parent, own, _, _ = self._visible(db, tenant, id)
             return [*_chain(db, parent), *orjson.loads(own)]
 
         return await self._run(work)
@@ -132,7 +137,7 @@ class ResponseStore:
         """
 
         def work(db: sqlite3.Connection) -> list[Item]:
-            (body,) = self._visible(db, tenant, id, "body")
+            body = self._visible(db, tenant, id)[-1]
             status = orjson.loads(body)["status"]
             if status not in ("completed", "incomplete"):
                 raise InvalidRequest(f"the response {id} is {status}: it has no end to go on from", param=_PREVIOUS)
@@ -151,7 +156,7 @@ class ResponseStore:
         """
 
         def work(db: sqlite3.Connection) -> None:
-            self._visible(db, tenant, id, "id")
+            self._use(db, tenant, id)
             db.execute("UPDATE turns SET visible = 0 WHERE id = ?", (id,))
             _prune(db, id)
 
@@ -163,17 +168,17 @@ class ResponseStore:
         """A new conversation, with a first turn of given items or empty."""
         conversation = Conversation(id, int(self._clock()), metadata, None if first is None else first.id)
 
-        def work(db: sqlite3.Connection) -> Conversation:
+        def work(db: sqlite3.Connection) -> int:
             if first is not None:
                 self._insert(db, tenant, first)
             db.execute(
                 "INSERT INTO conversations (id, tenant, head, created, used, metadata) VALUES (?, ?, ?, ?, ?, ?)",
                 (id, tenant, conversation.head, conversation.created, self._clock(), orjson.dumps(metadata)),
             )
-            self._make_room(db, tenant)
-            return conversation
+            return self._make_room(db, tenant)
 
-        return await self._run(work)
+        self._forgotten(await self._run(work))
+        return conversation
 
     async def conversation(self, tenant: str, id: str) -> tuple[Conversation, list[Item]]:
         """A conversation and all of its items, oldest first.
@@ -216,8 +221,8 @@ class ResponseStore:
 
         await self._run(work)
 
-    async def size(self, tenant: str) -> tuple[int, int]:
-        """Turns stored, and the bytes of their items."""
+    async def size(self, tenant: str | None = None) -> tuple[int, int]:
+        """Turns stored, and the bytes of their items: a tenant's, or all."""
         return await self._run(lambda db: _size(db, tenant))
 
     async def close(self) -> None:
@@ -261,32 +266,32 @@ class ResponseStore:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self._claim()
-            if self._path is not None:
-                self._path.touch(mode=0o600)
-            db = sqlite3.connect(self._path or ":memory:", isolation_level=None, check_same_thread=False)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.executescript(SCHEMA)
-            self._connection = db
+            self._connection, _ = open_index(self._path, SCHEMA, version=SCHEMA_VERSION)
+            self._connection.isolation_level = None  # transactions begin and end where `_run` says so
         return self._connection
 
     def _insert(self, db: sqlite3.Connection, tenant: str, turn: Turn) -> None:
         blobs = [orjson.dumps(part) for part in (turn.input, turn.output, turn.body)]
+        size, digest = sum(map(len, blobs)), _checksum(turn.id, turn.parent, *blobs)
         db.execute(
-            "INSERT INTO turns (id, tenant, parent, visible, used, bytes, input, output, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (turn.id, tenant, turn.parent, turn.visible, self._clock(), sum(map(len, blobs)), *blobs),
+            "INSERT INTO turns (id, tenant, parent, visible, used, bytes, checksum, input, output, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (turn.id, tenant, turn.parent, turn.visible, self._clock(), size, digest, *blobs),
         )
 
-    def _visible(self, db: sqlite3.Connection, tenant: str, id: str, columns: str) -> tuple[Any, ...]:
-        row: tuple[Any, ...] | None = db.execute(
-            f"SELECT {columns} FROM turns WHERE id = ? AND tenant = ? AND visible AND used >= ?",
-            (id, tenant, self._clock() - self._ttl_s),
-        ).fetchone()
-        if row is None:
+    def _visible(self, db: sqlite3.Connection, tenant: str, id: str) -> tuple[str | None, bytes, bytes, bytes]:
+        """Parent, input, output and body of a turn that can be asked for, which uses it."""
+        self._use(db, tenant, id)
+        row = db.execute("SELECT id, parent, input, output, body, checksum FROM turns WHERE id = ?", (id,)).fetchone()
+        return _sound(*row)
+
+    def _use(self, db: sqlite3.Connection, tenant: str, id: str) -> None:
+        found = db.execute(
+            "UPDATE turns SET used = ? WHERE id = ? AND tenant = ? AND visible AND used >= ?",
+            (self._clock(), id, tenant, self._clock() - self._ttl_s),
+        )
+        if not found.rowcount:
             raise NotFound(f"there is no response {id!r}", code="response_not_found")
-        db.execute("UPDATE turns SET used = ? WHERE id = ?", (self._clock(), id))
-        return row
 
     def _conversation(self, db: sqlite3.Connection, tenant: str, id: str) -> Conversation:
         row = db.execute(
@@ -300,8 +305,9 @@ class ResponseStore:
         db.execute("UPDATE turns SET used = ? WHERE id = ?", (self._clock(), head))
         return Conversation(id, created, orjson.loads(metadata), head)
 
-    def _make_room(self, db: sqlite3.Connection, tenant: str) -> None:
-        """Forget what is expired, then what was used longest ago, while the tenant has more than it may."""
+    def _make_room(self, db: sqlite3.Connection, tenant: str) -> int:
+        """Forget what is expired, then what was used longest ago, while the tenant has more than it may; how many
+        turns that were."""
         oldest = self._clock() - self._ttl_s
         (expired,) = db.execute(
             "SELECT EXISTS (SELECT 1 FROM turns WHERE tenant = ?1 AND used < ?2)"
@@ -309,9 +315,9 @@ class ResponseStore:
             (tenant, oldest),
         ).fetchone()
         names = db.execute("SELECT count(*) FROM conversations WHERE tenant = ?", (tenant,)).fetchone()[0]
-        turns, size = _size(db, tenant)
+        before, size = turns, _ = _size(db, tenant)
         if not expired and max(turns, names) <= self._max_turns and size <= self._max_bytes:
-            return
+            return 0
         while (end := db.execute(OLDEST_END, (tenant,)).fetchone()) is not None:
             id, used = end
             turns, size = _size(db, tenant)
@@ -325,6 +331,7 @@ class ResponseStore:
             " (SELECT id FROM conversations WHERE tenant = ?1 ORDER BY used DESC LIMIT ?3))",
             (tenant, oldest, self._max_turns),
         )
+        return before - _size(db, tenant)[0]
 
 
 def _thread() -> ThreadPoolExecutor:
@@ -339,16 +346,39 @@ def _no_conversation(id: str) -> NotFound:
     return NotFound(f"there is no conversation {id!r}", code="conversation_not_found")
 
 
-def _size(db: sqlite3.Connection, tenant: str) -> tuple[int, int]:
-    turns, size = db.execute(
-        "SELECT count(*), coalesce(sum(bytes), 0) FROM turns WHERE tenant = ?", (tenant,)
-    ).fetchone()
+def _size(db: sqlite3.Connection, tenant: str | None) -> tuple[int, int]:
+    where, values = ("", ()) if tenant is None else (" WHERE tenant = ?", (tenant,))
+    turns, size = db.execute(f"SELECT count(*), coalesce(sum(bytes), 0) FROM turns{where}", values).fetchone()
     return turns, size
 
 
 def _chain(db: sqlite3.Connection, id: str | None) -> list[Item]:
     """Items of this turn and of all before it, oldest first."""
-    return [item for row in db.execute(CHAIN, (id,)) for blob in row for item in orjson.loads(blob)]
+    turns = [_sound(*row) for row in db.execute(CHAIN, (id,))]
+    if id is not None and (not turns or turns[0][0] is not None):
+        raise ResponseDamaged(f"a response that {id!r} goes on from is missing; go on from another, or begin anew")
+    return [item for _, given, said, _ in turns for blob in (given, said) for item in orjson.loads(blob)]
+
+
+def _sound(
+    id: str, parent: str | None, given: bytes, said: bytes, body: bytes, digest: bytes
+) -> tuple[str | None, bytes, bytes, bytes]:
+    """What a turn was stored with.
+
+    Raises:
+        ResponseDamaged: it is not that any more.
+    """
+    if digest != _checksum(id, parent, given, said, body):
+        _log.error("the stored turn %s is damaged", id)
+        raise ResponseDamaged(f"the response {id!r} is stored, but damaged; go on from another, or begin anew")
+    return parent, given, said, body
+
+
+def _checksum(id: str, parent: str | None, *blobs: bytes) -> bytes:
+    digest = blake2b(orjson.dumps([id, parent, [len(blob) for blob in blobs]]), digest_size=16)
+    for blob in blobs:
+        digest.update(blob)
+    return digest.digest()
 
 
 def _prune(db: sqlite3.Connection, id: str | None) -> None:

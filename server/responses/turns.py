@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS turns (
     visible INTEGER NOT NULL,
     used REAL NOT NULL,
     bytes INTEGER NOT NULL,
+    checksum BLOB NOT NULL,
     input BLOB NOT NULL,
     output BLOB NOT NULL,
     body BLOB NOT NULL
@@ -66,7 +67,6 @@ CREATE TABLE IF NOT EXISTS conversations (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS conversations_by_head ON conversations (head);
 CREATE INDEX IF NOT EXISTS conversations_by_use ON conversations (tenant, used);
-PRAGMA user_version = 1;
 """
 CHAIN = """
 WITH RECURSIVE chain (id, parent, depth) AS (
@@ -74,7 +74,7 @@ WITH RECURSIVE chain (id, parent, depth) AS (
     UNION ALL
     SELECT turns.id, turns.parent, depth + 1 FROM turns JOIN chain ON turns.id = chain.parent
 )
-SELECT input, output FROM chain JOIN turns USING (id) ORDER BY depth DESC
+SELECT id, turns.parent, input, output, body, checksum FROM chain JOIN turns USING (id) ORDER BY depth DESC
 """
 OLDEST_END = """
 SELECT id, used FROM turns WHERE tenant = ? AND NOT EXISTS (SELECT 1 FROM turns AS later WHERE later.parent = turns.id)

@@ -29,10 +29,10 @@ def open_index(
         OSError, sqlite3.Error: it can be neither read nor made.
     """
     if path is None:
-        return _open(":memory:", schema, version, synchronous), False
+        return _open(None, schema, version, synchronous), False
     known = path.exists()
     try:
-        index = _open(str(path), schema, version, synchronous)
+        index = _open(path, schema, version, synchronous)
         with closing(index.execute("pragma quick_check(1)")) as check:
             if check.fetchone() == ("ok",):
                 return index, known
@@ -45,11 +45,13 @@ def open_index(
     path.rename(aside)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    return _open(str(path), schema, version, synchronous), False
+    return _open(path, schema, version, synchronous), False
 
 
-def _open(path: str, schema: str, version: int, synchronous: str) -> sqlite3.Connection:
-    index = sqlite3.connect(path, check_same_thread=False)
+def _open(path: Path | None, schema: str, version: int, synchronous: str) -> sqlite3.Connection:
+    if path is not None:
+        path.touch(mode=0o600)  # SQLite's own files beside it get the same mode
+    index = sqlite3.connect(path or ":memory:", check_same_thread=False)
     try:
         index.execute("pragma journal_mode = wal")
         index.execute(f"pragma synchronous = {synchronous}")
