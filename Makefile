@@ -62,7 +62,7 @@ sanitize: setup
 		-fsanitize=address,undefined -fno-sanitize-recover=all kernels/cpu/*.c -lm -o build/native-sanitized.so
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 ROOKERY_CPU_LIBRARY=build/native-sanitized.so \
-		$(BIN)/pytest tests/test_native_kernels.py tests/test_native_model.py
+		$(BIN)/pytest tests/test_native_kernels.py tests/test_native_model.py tests/test_native_sample.py
 
 docs: setup
 	$(BIN)/python -m rookery.server.reference > docs/reference.md

@@ -17,7 +17,7 @@ native = Extension(
     sources=[str(SOURCES / f"{name}.c") for name in ("amx", "team", "tier_avx2", "tier_avx512", "tier_portable")],
     depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
     extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=fast", "-pthread", "-Wno-psabi"],
-    extra_link_args=["-pthread"],
+    extra_link_args=["-pthread", "-lm"],
     optional=True,
 )
 

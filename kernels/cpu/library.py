@@ -29,7 +29,7 @@ class StaleLibrary(RuntimeError):
 class Kind(IntEnum):
     """What an op does; see the function of that name in the C sources."""
 
-    EMBED, MIX, LERP, PACK, MATMUL, WKV4, WKV6, WKV7 = range(8)
+    EMBED, MIX, LERP, PACK, MATMUL, WKV4, WKV6, WKV7, SAMPLE = range(9)
 
 
 class Act(IntEnum):

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-enum { OP_EMBED, OP_MIX, OP_LERP, OP_PACK, OP_MATMUL, OP_WKV4, OP_WKV6, OP_WKV7 };
+enum { OP_EMBED, OP_MIX, OP_LERP, OP_PACK, OP_MATMUL, OP_WKV4, OP_WKV6, OP_WKV7, OP_SAMPLE };
 enum { ACT_NONE, ACT_TANH, ACT_SIGMOID, ACT_RELU2, ACT_ADD, ACT_ADD_GATED };
 enum { F32, BF16, INT8, INT4, F16 };
 
@@ -59,7 +59,35 @@ typedef struct {
     int64_t shift_stride, wkv_stride;
 } Call;
 
+/* A row of logits, and how a token is drawn from it. OP_SAMPLE finds pointers to such rows in `matrix.data`, one a row of
+   the call, and in `matrix.in` the largest `vocabulary`. */
+typedef struct {
+    const float *logits;  /* [vocabulary] */
+    const uint32_t *mask; /* [words]: token t is allowed if bit t % 32 of word t / 32 is 1; NULL for all */
+    const int64_t *bias_ids, *ban_ids, *seen_ids; /* each id once in each list */
+    const float *bias;    /* [biases] */
+    const double *counts; /* [seen], decayed */
+    int64_t words, biases, bans, seen;
+    int64_t vocabulary;
+    int64_t limit; /* ids from here on are never drawn */
+    double top_p, min_p;
+    float temperature; /* 0: the likeliest */
+    float repetition, presence, frequency;
+    int32_t top_k, top_p_first;
+    uint64_t seed;
+    uint32_t choice, drawn;
+    int64_t token; /* -1, and becomes what is drawn; an id given is only scored */
+    int32_t fault; /* set by a draw */
+    int32_t top;   /* so many of the likeliest with their log-probabilities; -1: not even the token's */
+    double logprob;
+    int64_t *top_ids;
+    double *top_logprobs;
+} Sample;
+
+enum { SAMPLE_DRAWN, SAMPLE_NOTHING_ALLOWED, SAMPLE_NOT_FINITE };
+
 #define SCRATCH_FLOATS (1200 * 1024) /* per thread; most is for amx.c: four panels of 65536 inputs as INT8 */
+#define SAMPLE_ROOM(vocabulary) (((int64_t)(vocabulary) + 31) / 16 * 16) /* floats, of which a row takes five times */
 #define PANEL 16
 #define GROUP 32
 #define GROUP_BYTES (GROUP / 2 * PANEL) /* of a panel's INT4 numbers */
@@ -71,7 +99,7 @@ typedef void (*Run)(const Op *op, const Call *call, int64_t unit, float *scratch
 
 typedef struct {
     const char *name;
-    Run embed, mix, lerp, pack, wkv4, wkv6, wkv7;
+    Run embed, mix, lerp, pack, wkv4, wkv6, wkv7, sample;
     Run matmul[4]; /* by format of the matrix */
 } Tier;
 

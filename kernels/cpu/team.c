@@ -41,7 +41,7 @@ struct Team {
     atomic_int sleeping, active, open, leaving;
     atomic_llong generation;
     Phase *phases;
-    int64_t phase_room;
+    int64_t phase_room, scratch_room;
     const Tier *tier;
     const Op *ops;
     int64_t count;
@@ -61,6 +61,8 @@ static int64_t units_of(const Op *op, const Call *call) {
     case OP_WKV6:
     case OP_WKV7:
         return call->rows * op->heads;
+    case OP_SAMPLE:
+        return call->rows;
     default:
         return (tokens + MIX_TOKENS - 1) / MIX_TOKENS;
     }
@@ -76,6 +78,7 @@ static Run run_of(const Team *team, const Op *op) {
     case OP_WKV4: return tier->wkv4;
     case OP_WKV6: return tier->wkv6;
     case OP_WKV7: return tier->wkv7;
+    case OP_SAMPLE: return tier->sample;
     default: break;
     }
     if (team->amx && tier == &tier_avx512) { /* BF16 is summed in an order of its own, so never by both; integers are exact */
@@ -147,6 +150,22 @@ static void next_generation(Team *team) {
     }
 }
 
+/* Room for each member, while none of them is at work. */
+static void make_room(Team *team, const Op *ops, int64_t count) {
+    int64_t floats = team->scratch_room;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t own = ops[i].kind == OP_SAMPLE ? 5 * SAMPLE_ROOM(ops[i].matrix.in) : 0;
+        if (own > floats) floats = own;
+    }
+    if (floats == team->scratch_room) return;
+    for (int i = 0; i < team->threads; i++) {
+        free(team->members[i].scratch);
+        team->members[i].scratch = aligned_alloc(64, (size_t)floats * sizeof(float));
+        if (!team->members[i].scratch) abort();
+    }
+    team->scratch_room = floats;
+}
+
 void rookery_run(Team *team, const Tier *tier, const Op *ops, int64_t count, const Call *call) {
     while (atomic_load(&team->active)) sched_yield();
     if (count > team->phase_room) {
@@ -155,12 +174,14 @@ void rookery_run(Team *team, const Tier *tier, const Op *ops, int64_t count, con
         if (!team->phases) abort();
         team->phase_room = count;
     }
+    make_room(team, ops, count);
     memset((void *)team->phases, 0, sizeof(Phase) * (size_t)count);
     team->tier = tier;
     team->ops = ops;
     team->count = count;
     team->call = call;
-    if (team->threads > 1) {
+    int alone = count == 1 && units_of(ops, call) == 1; /* nobody is woken for it */
+    if (team->threads > 1 && !alone) {
         atomic_store(&team->open, 1);
         next_generation(team);
     }
@@ -176,6 +197,7 @@ Team *rookery_team(int threads) {
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->wake, NULL);
     team->amx = amx_start();
+    team->scratch_room = SCRATCH_FLOATS;
     for (int i = 0; i < threads; i++) {
         Member *member = &team->members[i];
         member->team = team;

@@ -10,6 +10,8 @@
 
 #include "matmul.h"
 
+#include "sample.h"
+
 /* All tokens and panels of a unit by `block`: UNIT_PANELS at once for up to `wide` tokens, else panel by panel with up
    to `narrow` tokens. */
 #define PRODUCT(name, block, wide, narrow)                                                                             \
@@ -54,5 +56,6 @@ const Tier NAME(tier_, TIER) = {
     .wkv4 = run_wkv4,
     .wkv6 = run_wkv6,
     .wkv7 = run_wkv7,
+    .sample = run_sample,
     .matmul = {[F32] = run_matmul_f32, [BF16] = run_matmul_bf16, [INT8] = run_matmul_int8, [INT4] = run_matmul_int4},
 };

@@ -98,7 +98,11 @@ INLINE float largest(vf v) {
 
 /* To 2 units in the last place; 0 below -87.3. Cody and Waite's reduction, Cephes' polynomial. */
 INLINE vf exponential(vf x) {
+#if LANES == 16
+    __mmask16 tiny = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.3f), _CMP_LT_OQ);
+#else
     vi tiny = x < -87.3f;
+#endif
     x = smaller(larger(x, splat(-87.3f)), splat(88.0f));
     vf n = x * 1.44269504f + ROUND_TO_INTEGER;
     n -= ROUND_TO_INTEGER;
@@ -109,8 +113,12 @@ INLINE vf exponential(vf x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.0f;
+#if LANES == 16
+    return (vf)_mm512_maskz_scalef_ps((__mmask16)~tiny, (__m512)p, (__m512)n);
+#else
     vi power = (__builtin_convertvector(n, vi) + 127) << 23;
-    return choose(tiny, (vf){0}, p * (vf)power);
+    return (vf)(~tiny & (vi)(p * (vf)power));
+#endif
 }
 
 /* 1 / x to 2 units in the last place, for 1 <= x < 2^127. */
