@@ -142,6 +142,14 @@ INLINE void close_block(const Op *op, int64_t token, int64_t tokens, int64_t fro
     }
 }
 
+/* Asks for the lines a block's sums will go to: they lie in other pages, row by row, where no stream is foreseen. */
+KERNEL static void ask_for_block(const Buffer *out, int64_t token, int64_t tokens, int64_t from, int64_t panels) {
+    int64_t bytes = out->format == BF16 ? 2 : 4;
+    char *row = (char *)out->data + (token * out->stride + from) * bytes;
+    for (int64_t i = 0; i < tokens; i++, row += out->stride * bytes)
+        for (int64_t at = 0; at < panels * PANEL * bytes; at += 64) __builtin_prefetch(row + at, 1);
+}
+
 #define CLOSE(act)                                                                                                     \
     case act: close_block(op, token, tokens, from, panels, sums, whole, act); break
 
@@ -167,6 +175,7 @@ INLINE void close_sums(const Op *op, int64_t token, int64_t tokens, int64_t from
         for (int64_t t = 0; t < call->tokens; t += 32) {                                                               \
             int64_t tokens = call->tokens - t < 32 ? call->tokens - t : 32;                                            \
             ask_for(next + t / 32 * share, share);                                                                     \
+            ask_for_block(&op->out[0], t, tokens, from, panels);                                                       \
             two(x + t * stride, stride, w, steps, tokens, panels, sums);                                               \
             close_sums(op, t, tokens, from, panels, sums, whole);                                                      \
         }                                                                                                              \
@@ -187,6 +196,7 @@ PASS(pass_bf16, two_panels_bf16, 2, 0)
         if (count == UNIT_PANELS && call->tokens <= 32) {                                                              \
             for (int64_t t = 0; t < call->tokens; t += 16) {                                                           \
                 int64_t tokens = call->tokens - t < 16 ? call->tokens - t : 16;                                        \
+                ask_for_block(&op->out[0], t, tokens, from * PANEL, UNIT_PANELS);                                      \
                 four(x + t * stride, stride, w, steps, sums);                                                          \
                 close_sums(op, t, tokens, from * PANEL, UNIT_PANELS, sums, whole);                                     \
             }                                                                                                          \
@@ -236,6 +246,7 @@ KERNEL void amx_matmul_int4(const Op *op, const Call *call, int64_t unit, float 
         int64_t panels = count - p < together ? count - p : together;
         for (int64_t i = 0; i < panels; i++, w += groups * (GROUP_BYTES + PANEL)) expand_panel(w, groups, expanded + i * panel);
         if (panels == UNIT_PANELS) {
+            ask_for_block(&op->out[0], 0, call->tokens, from * PANEL, UNIT_PANELS);
             four_panels_int8(op->in[0].data, op->in[0].stride, expanded, groups / 2, sums);
             close_sums(op, 0, call->tokens, from * PANEL, UNIT_PANELS, sums, 1);
         } else {

@@ -37,12 +37,6 @@ KERNEL static __attribute__((noinline)) void finish(const Op *op, int64_t token,
 
 #define VECTORS (PANEL / LANES) /* of a panel */
 
-/* Asks for what its stream of weights will need a little later: memory is slow, and does several streams at once. */
-INLINE const void *ahead(const void *p) {
-    __builtin_prefetch((const char *)p + 2048);
-    return p;
-}
-
 INLINE void block_f32(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
     int64_t k_end = op->matrix.in, step = k_end * PANEL;
     const float *w = (const float *)op->matrix.data + panel * step;

@@ -12,6 +12,12 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef int8_t vb __attribute__((vector_size(LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 
+/* Asks for what a stream will need a little later: memory is slow, and does several streams at once. */
+INLINE const void *ahead(const void *p) {
+    __builtin_prefetch((const char *)p + 2048);
+    return p;
+}
+
 INLINE vf splat(float x) { return x - (vf){0}; }
 
 INLINE vf load_whole(const float *p) {

@@ -79,7 +79,7 @@ INLINE void pass_rows(Square state, int64_t i, float *scratch, int64_t tokens, i
     vf s[TOGETHER][MAX_HEAD / LANES];
     int64_t vectors = padded / LANES;
     for (int r = 0; r < rows; r++)
-        for (int64_t j = 0; j < vectors; j++) s[r][j] = load_whole(state.s + (i + r) * state.stride + j * LANES);
+        for (int64_t j = 0; j < vectors; j++) s[r][j] = load_whole(ahead(state.s + (i + r) * state.stride + j * LANES));
     for (int64_t t = 0; t < tokens; t++) {
         const float *w = vector_of(scratch, DECAY, t, padded), *kk = vector_of(scratch, REMOVAL, t, padded);
         const float *b = vector_of(scratch, RENEWAL, t, padded), *k = vector_of(scratch, KEY, t, padded);
@@ -192,6 +192,13 @@ INLINE void finish_head(const Op *op, int64_t token, int64_t t, int64_t at, int6
     }
 }
 
+/* Asks for the numbers of a head: they lie in as many pages as there are buffers, where no stream is foreseen. */
+INLINE void ask_for_head(const Op *op, int64_t token, int64_t at, int64_t d) {
+    for (int i = 0; i < 8; i++)
+        for (int64_t j = 0; op->in[i].data && j < d; j += 16) __builtin_prefetch(row_of(&op->in[i], token) + at + j);
+    for (int64_t j = 0; j < d; j += 16) __builtin_prefetch(row_of(&op->out[0], token) + at + j, 1);
+}
+
 INLINE void run_head(const Op *op, const Call *call, int64_t unit, float *scratch, int64_t d, const int seven) {
     int64_t row = unit / op->heads, head = unit % op->heads, at = head * d, slot = call->slots[row];
     int64_t padded = (d + LANES - 1) / LANES * LANES, end = call->starts[row + 1];
@@ -200,9 +207,11 @@ INLINE void run_head(const Op *op, const Call *call, int64_t unit, float *scratc
     for (int64_t first = call->starts[row]; first < end; first += BLOCK) {
         int64_t tokens = end - first < BLOCK ? end - first : BLOCK;
         float bonus[BLOCK];
-        for (int64_t t = 0; t < tokens; t++)
+        for (int64_t t = 0; t < tokens; t++) {
+            if (first + t + BLOCK < end) ask_for_head(op, first + t + BLOCK, at, d);
             bonus[t] = seven ? prepare_wkv7(op, first + t, t, at, d, padded, scratch)
                              : prepare_wkv6(op, first + t, t, at, d, padded, scratch);
+        }
         pass_block(state, d, scratch, tokens, padded, seven);
         for (int64_t t = 0; t < tokens; t++) finish_head(op, first + t, t, at, d, padded, scratch, bonus[t], seven);
     }
