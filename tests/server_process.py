@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -36,6 +37,15 @@ def write_world(folder: Path) -> Path:
     """The same with the World vocabulary: 65,536 ids."""
     plan = Plan(version="7", layers=2, width=64, vocab_size=65536, ffn_width=128, head_size=32, ranks=(16, 16, 16, 16))
     return save_checkpoint(folder / f"{MODEL}.pth", plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the processes of a server take together."""
+
+    rss_bytes: int
+    descriptors: int
+    threads: int
 
 
 class ServerProcess:
@@ -106,6 +116,20 @@ class ServerProcess:
     def memory_bytes(self) -> int:
         """Resident memory of the HTTP process."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def processes(self) -> list[psutil.Process]:
+        """The HTTP process, and its engine."""
+        http = psutil.Process(self.process.pid)
+        return [http, *http.children()]
+
+    def usage(self) -> Usage:
+        """As of now."""
+        both = self.processes()
+        return Usage(
+            rss_bytes=sum(one.memory_info().rss for one in both),
+            descriptors=sum(one.num_fds() for one in both),
+            threads=sum(one.num_threads() for one in both),
+        )
 
     def stop(self, sig: int = signal.SIGTERM, within_s: float = 60.0) -> int:
         """Send a signal and wait; the exit code."""

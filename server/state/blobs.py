@@ -99,7 +99,12 @@ class FileBlobs:
         return name
 
     def read(self, name: str) -> bytes:
-        return (self._folder / name).read_bytes()
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            if not self._folder.is_dir():  # not mounted, moved: then no file of it is lost
+                raise OSError(errno.EIO, "the folder of the states is not there") from None
+            raise
 
     def remove(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)
