@@ -93,6 +93,10 @@ class ServerProcess:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
+    def wait_metric(self, name: str, value: float) -> None:
+        """Until a metric has a value: the engine tells its numbers with its steps, and now and then."""
+        self._until(lambda: self.metric(name) == value, f"{name} is not {value}")
+
     def wait_idle(self, within_s: float) -> None:
         """Until nothing runs and nothing waits."""
         deadline = time.monotonic() + within_s
