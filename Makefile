@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve check test test-slow test-clients check-deploy bench bench-cpu bench-peers docs gosling-eval gosling-train sanitize clean
+.PHONY: setup serve check test test-slow test-clients check-deploy bench bench-cpu bench-peers docs gosling-eval gosling-train sanitize check-aarch64 clean
 
 setup: $(STAMP)
 
@@ -63,6 +63,10 @@ sanitize: setup
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 ROOKERY_CPU_LIBRARY=build/native-sanitized.so \
 		$(BIN)/pytest tests/test_native_kernels.py tests/test_native_model.py tests/test_native_sample.py
+
+# The native kernels for another processor, compiled and run here: Debian packages gcc-aarch64-linux-gnu and qemu-user.
+check-aarch64: setup
+	$(BIN)/python -m tests.aarch64.check
 
 docs: setup
 	$(BIN)/python -m rookery.server.reference > docs/reference.md

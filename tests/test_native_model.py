@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from rookery.kernels.cpu.library import Format, Team, library
+from rookery.kernels.cpu.library import TIER_VARIABLE, Format, Team, library, shared_team
 from rookery.kernels.rows import Rows
+from rookery.server.config import Config
+from rookery.server.engine.process import EngineServer
+from rookery.server.engine.process import load as load_engine
+from rookery.server.engine.spawn import settings_of
+from rookery.server.errors import StartupError
 from rookery.server.model.kept import FORMATS
 from rookery.server.model.load import load_model
 from rookery.server.model.native import NativeModel
@@ -18,6 +24,7 @@ from rookery.server.model.synthetic import synthetic_checkpoint
 from rookery.server.model.weights import read_checkpoint
 
 from .checkpoints import UNUSUAL, random_model, save_checkpoint
+from .server_process import write_tiny
 from .test_model_goldens import MODELS, SLOT, WHOLE, assert_state, load, run
 
 if library() is None:
@@ -139,3 +146,58 @@ def test_loading_takes_it_on_a_processor(tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(load_model(path, device="cpu")[0], NativeModel)
     monkeypatch.setenv("ROOKERY_KERNELS", "torch")
     assert not isinstance(load_model(path, device="cpu")[0], NativeModel)
+
+
+def _tiers() -> Iterator[str]:
+    for tier in ("portable", "avx2", "avx512"):
+        try:
+            Team(1, tier).close()
+        except RuntimeError:
+            continue
+        yield tier
+
+
+@pytest.fixture
+def chosen_tier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets the tier that loading takes from the environment; what it was comes back."""
+
+    def choose(tier: str) -> None:
+        monkeypatch.setenv(TIER_VARIABLE, tier)
+        shared_team.cache_clear()
+
+    yield choose
+    shared_team.cache_clear()
+
+
+@pytest.mark.parametrize("tier", list(_tiers()))
+@pytest.mark.parametrize("name", ["micro-rwkv4", "micro-rwkv6", "micro-rwkv7"])
+def test_each_tier_of_this_machine_equals_the_goldens(
+    tier: str, name: str, fixtures: Path, chosen_tier: Callable[[str], None]
+) -> None:
+    chosen_tier(tier)
+    model, _ = load_model(fixtures / f"{name}.pth", device="cpu")
+    assert isinstance(model, NativeModel) and model.team.tier == tier
+    golden = load(fixtures, name).arrays
+    logits = run(model, golden["tokens_long"], model.new_pool(2), chunk=WHOLE)
+    torch.testing.assert_close(logits[golden["pos_long"].long()], golden["logits_long"], rtol=0, atol=1e-4)
+
+
+def test_a_tier_that_is_not_there_is_an_error(tmp_path: Path, chosen_tier: Callable[[str], None]) -> None:
+    chosen_tier("abacus")
+    with pytest.raises(StartupError, match="no abacus") as caught:
+        load_model(save_checkpoint(tmp_path / "m.pth", UNUSUAL["7"]), device="cpu")
+    assert TIER_VARIABLE in caught.value.mend
+
+
+def test_the_engine_computes_on_as_many_threads_as_it_is_told(tmp_path: Path) -> None:
+    path, endpoint, before = write_tiny(tmp_path), f"ipc://{tmp_path}/engine", torch.get_num_threads()
+    server = EngineServer(endpoint)
+    try:
+        load_engine(settings_of(Config(device="cpu", threads=before + 2, max_batch=2), path, endpoint), server)
+        assert server.engine is not None and isinstance(server.engine.model, NativeModel)
+        assert torch.get_num_threads() == before + 2 and server.engine.model.team.threads == before + 2
+    finally:
+        torch.set_num_threads(before)
+        if server.engine is not None:
+            server.engine.close()
+        server.close()

@@ -14,7 +14,18 @@ import torch
 from torch import Tensor
 
 from rookery.kernels.backend import VARIABLE
-from rookery.kernels.cpu.library import CBuffer, CCall, Format, Kind, StaleLibrary, Team, address, library, shared_team
+from rookery.kernels.cpu.library import (
+    TIER_VARIABLE,
+    CBuffer,
+    CCall,
+    Format,
+    Kind,
+    StaleLibrary,
+    Team,
+    address,
+    library,
+    shared_team,
+)
 from rookery.kernels.cpu.packed import MEETS, Activations
 from rookery.kernels.rows import Rows
 
@@ -40,7 +51,7 @@ def native_model(checkpoint: Checkpoint, kept: str) -> NativeModel | None:
     `ROOKERY_KERNELS`, set to anything, leaves it to torch.
 
     Raises:
-        StartupError: the library is an old one.
+        StartupError: the library is an old one, or has no team of that size or tier.
     """
     shape = checkpoint.shape
     if os.environ.get(VARIABLE) or kept not in FORMATS:
@@ -56,7 +67,12 @@ def native_model(checkpoint: Checkpoint, kept: str) -> NativeModel | None:
             "the native library is not built (no C compiler at install): torch serves, at about half the speed"
         )
         return None
-    return NativeModel(checkpoint, weights=FORMATS[kept], team=shared_team(torch.get_num_threads()))
+    try:
+        team = shared_team(torch.get_num_threads())
+    except RuntimeError as error:
+        mend = f"set --threads to 256 at most, and {TIER_VARIABLE} to portable, avx2, avx512 or nothing"
+        raise StartupError(str(error), mend, exit_code=2) from error
+    return NativeModel(checkpoint, weights=FORMATS[kept], team=team)
 
 
 class NativeModel:
