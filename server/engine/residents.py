@@ -4,8 +4,7 @@ Tables with a column for each slot, and one more that belongs to nobody: rows th
 write there. The host fills a column when a choice enters; from then on the device itself moves on the last token, the
 count of tokens drawn, the counts of the penalties and the mark that says the choice is finished.
 
-Nothing here takes a number from the host while it draws, not even a constant: `torch.where` with one copies it to the
-device, and waits (`masked_fill` does not).
+To draw takes and gives nothing on the host, so that it can be recorded together with the step that it ends.
 """
 
 from __future__ import annotations
