@@ -162,6 +162,39 @@ def test_the_host_is_asked_only_while_a_choice_that_needs_it_runs() -> None:
     assert [event for event in events if event.request_id == "free"] == solo["free", 0]
 
 
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_what_is_cancelled_has_told_all_it_drew(steps: int) -> None:
+    """And leaves the state after all of that but the last."""
+    one = request("r", [1, 2, 3], SamplingParams(max_tokens=20, seed=1), choices=2)
+    whole = run(engine_of(ToyModel(), None), one)
+    engine = engine_of(ToyModel(), Late())
+    watch = Watch(engine)
+    engine.submit(one)
+    events = [event for _ in range(steps) for event in engine.step()]
+    engine.cancel("r", 1)
+    assert watch.ends == 1 and engine.stats().slots_free == 4
+    cancelled = by_choice(events + drain(engine))
+    assert cancelled["r", 1][-1].finish == "cancelled"
+    assert cancelled["r", 1][:-1] == whole["r", 1][:steps]
+    assert cancelled["r", 0] == whole["r", 0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 8, 9, 10])
+def test_whoever_makes_room_goes_on_where_he_was(steps: int) -> None:
+    mine = [request(f"a{i}", [1 + i, 2], SamplingParams(max_tokens=9, seed=i), tenant="a") for i in range(3)]
+    others = [request(f"b{i}", [5 + i], SamplingParams(max_tokens=3, seed=i), tenant="b") for i in range(2)]
+    expected = {one.id: run(engine_of(ToyModel(), None), one)[one.id, 0] for one in [*mine, *others]}
+    engine = engine_of(ToyModel(), Late(), max_batch=3)
+    Watch(engine)
+    for one in mine:
+        engine.submit(one)
+    events = [event for _ in range(steps) for event in engine.step()]
+    for one in others:
+        engine.submit(one)
+    choices = by_choice(events + drain(engine))
+    assert {id: choices[id, 0] for id in expected} == expected
+
+
 ACTIONS = st.lists(
     st.one_of(
         st.tuples(

@@ -44,7 +44,7 @@ class Sending:
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the kernels that would have been launched. No tensor is made there from the host's numbers: that waits."""
+    """Names of the kernels that would have been launched. No tensor is made there from numbers here: that waits."""
     monkeypatch.setenv(backend.VARIABLE, "triton")
     names: list[str] = []
     monkeypatch.setattr(

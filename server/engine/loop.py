@@ -3,8 +3,9 @@
     launch n+1  →  read n  →  launch n+2  →  read n+1  →  …
 
 So a step takes its tokens from the device, where the last one left them (`residents.py`), and it may hold rows whose
-choice turns out to be finished. Those do nothing: the mark that ends a choice is on the device too, and turns the
-row's slot into -1. The slot keeps the state after exactly the tokens that were consumed, for whoever saves it.
+choice turns out to be finished by a stop token. Those do nothing: the mark that ends a choice is on the device too,
+and turns the row's slot into -1. The slot keeps the state after exactly the tokens that were consumed, for whoever
+saves it.
 
 The engine leaves this loop, for the step, whenever a choice that runs needs the host to draw for it (`fits` says when
 not); and it reads what is on its way before it touches a slot between steps. Then a step runs as it does on a CPU, and
@@ -73,6 +74,11 @@ class DeviceLoop:
         """Whose column is up to date, by slot."""
         self._recorded: dict[int, tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]] = {}
         """Steps that only decode, by their number of rows: where their slots go, and what runs them."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of the recorded steps that can be used, growing."""
+        return list(self._recorded)
 
     @torch.inference_mode()
     def record(self, recorder: Recorder, sizes: list[int], progress: Callable[[float], None] | None = None) -> None:
@@ -171,10 +177,10 @@ class DeviceLoop:
         slots[: len(live)] = torch.arange(len(live), device=self._on)
         vocab_size = self._model.shape.vocab_size
         kinds = (
-            SamplingParams(max_tokens=2, temperature=0.0),
+            SamplingParams(max_tokens=9, temperature=0.0),
             SamplingParams(max_tokens=9, seed=1),
             SamplingParams(max_tokens=9, seed=2, top_k=20, top_p=0.8, logit_bias={1: 2.0}),
-            SamplingParams(max_tokens=1, seed=3),
+            SamplingParams(max_tokens=9, temperature=0.0, logit_bias={0: 100.0}, stop_token_ids=(0,)),
             SamplingParams(max_tokens=9, seed=4, min_p=0.01, presence_penalty=0.5, frequency_penalty=0.5),
         )
         self.residents.enter(

@@ -2,7 +2,8 @@
 
 Tables with a column for each slot, and one more that belongs to nobody: rows that are padding or finished read and
 write there. The host fills a column when a choice enters; from then on the device itself moves on the last token, the
-count of tokens drawn, the counts of the penalties and the mark that says the choice is finished.
+count of tokens drawn, the counts of the penalties and the mark that says the choice is finished: a stop token was
+drawn, or none could be. That the last token allowed was drawn the host knows by counting (`Choice.spent`).
 
 To draw takes and gives nothing on the host, so that it can be recorded together with the step that it ends.
 """
@@ -29,11 +30,9 @@ MAX_STOPS, MAX_BIASES = 8, 32
 NOTHING = -2
 """Stands for the token of a row that drew none, because its choice is finished."""
 
-_TOKEN, _DRAWN, _FINISHED, _MAX_TOKENS, _MIN_TOKENS, _SEED, _CHOICE, _TOP_K, _TOP_P_FIRST, _LIMIT, _PENALIZED = range(
-    11
-)
-_STOPS = slice(11, 11 + MAX_STOPS)
-_BIASED = slice(11 + MAX_STOPS, 11 + MAX_STOPS + MAX_BIASES)
+_TOKEN, _DRAWN, _FINISHED, _MIN_TOKENS, _SEED, _CHOICE, _TOP_K, _TOP_P_FIRST, _LIMIT, _PENALIZED = range(10)
+_STOPS = slice(10, 10 + MAX_STOPS)
+_BIASED = slice(10 + MAX_STOPS, 10 + MAX_STOPS + MAX_BIASES)
 _MOVING = slice(0, 3)
 """Numbers that the device changes: token, drawn, finished."""
 _TEMPERATURE, _TOP_P, _MIN_P, _REPETITION, _PRESENCE, _FREQUENCY, _DECAY = range(7)
@@ -63,7 +62,7 @@ class Residents:
     """The tables, for a pool of `slots` and a vocabulary.
 
     Shapes (S slots, and the column of nobody):
-        numbers: [51, S + 1] int64.
+        numbers: [50, S + 1] int64.
         shares: [39, S + 1] float64.
         counts: [S, V] float64 and free: [S, V] uint8, as `Penalties` has them; 0.6 MB a slot at 65,536 tokens.
 
@@ -140,7 +139,7 @@ class Residents:
         streams = Streams(seed=numbers[_SEED], choice=numbers[_CHOICE], drawn=drawn)
         tokens = sample(logits, settings, streams, penalties, numbers[_LIMIT])
 
-        finished = (tokens < 0) | (tokens == stops).any(0) | (drawn + 1 >= numbers[_MAX_TOKENS])
+        finished = (tokens < 0) | (tokens == stops).any(0)
         self._numbers[_MOVING].index_copy_(1, columns, torch.stack([tokens, drawn + 1, finished.long()]))
         return tokens.masked_fill(slots < 0, NOTHING)
 
@@ -156,7 +155,6 @@ class Residents:
             token,
             sampling.drawn,
             0,
-            params.max_tokens,
             params.min_tokens,
             (params.seed + 2**63) % 2**64 - 2**63,  # the number of the same 64 bits as int64 has them
             sampling.choice,
