@@ -1,7 +1,7 @@
 """`rookery bench engine --device cuda`: decode and prefill of whole models on one device, beside its roof.
 
-Seeded random weights are drawn on the device. Decode is the recorded step where the device records, then head and
-argmax; the token drawn is not fed back, which changes no work. Prefill is one pass over the prompts, and the head for
+Seeded random weights are drawn on the device. Decode is the engine's own step, greedy, with all that the host does for
+it: on a GPU recorded, and launched before the last one is read. Prefill is one pass over the prompts, and the head for
 the last token of each.
 """
 
@@ -18,7 +18,11 @@ from rookery.kernels.backend import uses_triton
 from rookery.kernels.rows import Rows
 from rookery.kernels.sampling import greedy
 
-from ..engine.graphs import CudaRecorder, DecodeGraphs, recordable
+from ..engine.device import CudaDevice
+from ..engine.engine import Engine
+from ..engine.graphs import CudaRecorder, recordable
+from ..engine.request import Request, SamplingParams
+from ..engine.scheduler import BLOCK
 from ..errors import StartupError
 from ..model.base import Model
 from ..model.load import construct, resolve_device
@@ -96,13 +100,12 @@ def measure_plan(
     del checkpoint
     decode, prefill = {}, {}
     for rows in batches:
-        pool = model.new_pool(rows)
-        step = _decode_step(model, rows, recordable(device), pool)
-        took = seconds(step, device, rounds=rounds)
-        states = 2 * rows * pool.state_bytes
+        engine = _decoding(model, rows)
+        took = seconds(engine.step, device, rounds=rounds)
+        states = 2 * rows * engine.pool.state_bytes
         least = roof.seconds(read * dtype.itemsize, 2 * read * rows) + roof.seconds(states)
         decode[str(rows)] = {"tok_s": rows / took, "share_of_roof": least / took}
-        del pool, step
+        del engine
     for rows, tokens in prompts:
         pool = model.new_pool(rows)
         took = seconds(_prompt_pass(model, rows, tokens, pool), device, rounds=rounds, calls=1)
@@ -113,20 +116,20 @@ def measure_plan(
     return {"parameters": parameters, "decode": decode, "prefill": prefill}
 
 
-def _decode_step(model: Model, rows: int, recorded: bool, pool: StatePool) -> Callable[[], Tensor]:
-    token_ids, slots = [1 + 7 * row % 97 for row in range(rows)], list(range(rows))
-    if recorded:
-        graphs = DecodeGraphs(model, pool, CudaRecorder(), [rows])
-
-        def step() -> Tensor:
-            hidden = graphs.forward(token_ids, slots)
-            assert hidden is not None, "the recorded step differs from the eager one"
-            return greedy(model.logits(hidden))
-
-        return step
-    device = pool.wkv.device
-    ids, packed = torch.tensor(token_ids, device=device), Rows.pack(slots, [1] * rows, device)
-    return lambda: greedy(model.logits(model.forward(ids, packed, pool)))
+def _decoding(model: Model, rows: int) -> Engine:
+    """An engine that does nothing but decode so many rows, and never comes to an end."""
+    engine = Engine(model, max_batch=rows, max_queue=rows, prefill_budget=max(BLOCK, rows))
+    device = engine.pool.wkv.device
+    if recordable(device):
+        loop = engine.overlap(CudaDevice(device, rows))
+        loop.record(CudaRecorder(), [rows])
+        assert loop.sizes == [rows], "the recorded step differs from the eager one"
+    for row in range(rows):
+        params = SamplingParams(max_tokens=10**9, temperature=0.0)
+        engine.submit(Request(id=str(row), prompt_ids=(1 + 7 * row % 97,), sampling=params))
+    while engine.scheduler.prefills or engine.scheduler.waiting:
+        engine.step()
+    return engine
 
 
 def _prompt_pass(model: Model, rows: int, tokens: int, pool: StatePool) -> Callable[[], Tensor]:

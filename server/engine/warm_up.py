@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
 from ..model.exact import TokenByToken
 from .device import CudaDevice
 from .engine import Engine
 from .graphs import CudaRecorder, buckets, recordable
+from .request import SamplingParams
+from .sampler import ChoiceSampling
 
 
 def warm_up(engine: Engine, progress: Callable[[float], None] | None = None) -> None:
@@ -26,11 +30,18 @@ def warm_up(engine: Engine, progress: Callable[[float], None] | None = None) -> 
     if not recordable(device) or isinstance(engine.model, TokenByToken):
         return
     tell = progress or _to_nobody
-    sizes = buckets(engine.pool.slots)
+    sizes, recorder = buckets(engine.pool.slots), CudaRecorder()
     engine.forward.compile(partial(_part, tell, 0))
-    engine.forward.record(CudaRecorder(), sizes, partial(_part, tell, 1))
-    loop = engine.overlap(CudaDevice(device, engine.pool.slots))
-    loop.record(CudaRecorder(), sizes, partial(_part, tell, 2))
+    _draw(engine)
+    engine.forward.record(recorder, sizes, partial(_part, tell, 1))
+    engine.overlap(CudaDevice(device, engine.pool.slots)).record(recorder, sizes, partial(_part, tell, 2))
+
+
+def _draw(engine: Engine) -> None:
+    """Draw as the host does, for nobody: that has kernels of its own."""
+    logits = torch.zeros(2, engine.model.shape.vocab_size, device=engine.pool.wkv.device)
+    params = SamplingParams(max_tokens=1, temperature=0.0), SamplingParams(max_tokens=1, top_p=0.5)
+    engine.sampler.sample(logits, [ChoiceSampling(one) for one in params])
 
 
 def _part(tell: Callable[[float], None], part: int, share: float) -> None:
