@@ -15,12 +15,14 @@ from safetensors.torch import save_file
 
 from bench.cpu.child import Child, PeerFailed
 from bench.cpu.entries import ENTRIES, Peers
+from bench.cpu.files import Files
 from bench.cpu.gguf_tensors import always_f32, read_safetensors, renamed
 from bench.cpu.plot import draw
 from bench.cpu.ratios import ratios
 from bench.cpu.report import Report
 from bench.cpu.servers import command, servings
-from rookery.server.model.synthetic import Plan, synthetic_tensors
+from rookery.server.model.packed_file import read_packed
+from rookery.server.model.synthetic import PRESETS, Plan, synthetic_tensors
 
 PLAN = Plan(version="7", layers=2, width=128, ffn_width=192, vocab_size=300, ranks=(8, 16, 24, 32))
 HEAD: dict[str, Any] = {
@@ -116,6 +118,16 @@ def test_a_worker_measures_and_says_how_it_failed(tmp_path: Path) -> None:
             child.ask("dance")
     with pytest.raises(PeerFailed, match="ended with"):
         Child(sys.executable, "rookery", {**settings, "path": str(tmp_path / "none.safetensors")})
+
+
+def test_rookery_is_measured_on_files_that_were_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", PLAN)
+    files = Files(tmp_path, "tiny", None)
+    ours = [entry for entry in ENTRIES if entry.engine == "rookery"]
+    for entry in ours:
+        packed = read_packed(files.path(entry.file))
+        assert packed is not None and packed.kept == entry.kept
+    assert len(ours) == 4
 
 
 def test_peers_that_are_not_installed_are_known(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ class PeerFailed(Exception):
 
 
 def environment(threads: int, extra: dict[str, str] | None = None) -> dict[str, str]:
-    """Equal threads for every peer, whichever library makes them."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), **(extra or {})}
+    """Equal threads for every peer, whichever library makes them; and compiled Python is kept, as it is for users."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), **(extra or {})}
 
 
 class Child:

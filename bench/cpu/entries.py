@@ -29,14 +29,14 @@ class Entry:
 
 
 ENTRIES = (
-    Entry("rookery", "float32", "rookery", "safetensors"),
+    Entry("rookery", "float32", "rookery", "float32"),
     Entry("official", "float32", "official", "pth", batched=False),
-    Entry("rookery", "bfloat16", "rookery", "safetensors"),
+    Entry("rookery", "bfloat16", "rookery", "bfloat16"),
     Entry("official", "bfloat16", "official", "pth", batched=False),
     Entry("llama.cpp", "bf16", "llama", "bf16"),
-    Entry("rookery", "int8", "rookery", "safetensors"),
+    Entry("rookery", "int8", "rookery", "int8"),
     Entry("llama.cpp", "Q8_0", "llama", "Q8_0"),
-    Entry("rookery", "int4", "rookery", "safetensors"),
+    Entry("rookery", "int4", "rookery", "int4"),
     Entry("llama.cpp", "Q4_0", "llama", "Q4_0"),
 )
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from rookery.kernels.cpu.packed import PACKING
+from rookery.server.model.convert import convert
+from rookery.server.model.kept import FORMATS
 from rookery.server.model.synthetic import PRESETS, synthetic_tensors
 
 from .child import ROOT, PeerFailed, environment
@@ -26,7 +29,8 @@ def vocabulary_file() -> Path:
 
 
 class Files:
-    """Paths by kind: "pth" and "safetensors" (both bfloat16), "f32", "bf16", "Q8_0", "Q4_0" (GGUF).
+    """Paths by kind: "pth" and "safetensors" (both bfloat16); "float32", "bfloat16", "int8", "int4" (packed by `rookery
+    convert`); "f32", "bf16", "Q8_0", "Q4_0" (GGUF).
 
     Args:
         peers_python: the interpreter that has gguf and llama-cpp-python; None where the peers are not installed.
@@ -43,8 +47,7 @@ class Files:
         Raises:
             PeerFailed: a peer's own tool could not write it.
         """
-        gguf = kind not in ("pth", "safetensors")
-        path = self._folder / (f"{self._shape}-{kind}.gguf" if gguf else f"{self._shape}.{kind}")
+        path = self._folder / f"{self._shape}{self._ending(kind)}"
         if path.exists():
             return path
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -58,12 +61,21 @@ class Files:
         """Delete a file that is no longer needed."""
         self.path(kind).unlink()
 
-    def _writer(self, kind: str) -> Callable[[Path], None]:
+    @staticmethod
+    def _ending(kind: str) -> str:
+        if kind in ("pth", "safetensors"):
+            return f".{kind}"
+        return f"-{kind}-{PACKING}.safetensors" if kind in FORMATS else f"-{kind}.gguf"
+
+    def _writer(self, kind: str) -> Callable[[Path], object]:
         match kind:
             case "pth":
                 return lambda part: torch.save(self._tensors(), part)
             case "safetensors":
                 return lambda part: save_file(self._tensors(), part)
+            case _ if kind in FORMATS:
+                checkpoint = self.path("safetensors")
+                return lambda part: convert(checkpoint, part, packed=kind, force=True)
             case "f32" | "bf16":
                 source = str(self.path("safetensors"))
                 return lambda part: self._gguf("write", source, str(vocabulary_file()), str(part), kind)

@@ -114,7 +114,7 @@ def http_run(serving: Serving, peers: Peers, path: Path, how: Measured, round_: 
                 "cpu_ms_per_token": 1000 * (front + behind) / tokens,
                 "front_cpu_ms_per_token": 1000 * front / tokens if behind else None,
             }
-        return {"load_s": server.load_s, "clients": loads, "peak_rss_mb": server.memory_mb()}
+        return {"load_s": server.load_s, "clients": loads, **server.memory_mb()}
 
 
 class Run:

@@ -56,9 +56,7 @@ def command(serving: Serving, peers: Peers, path: Path, port: int, threads: int)
     """
     match serving.server:
         case "rookery":
-            kept = serving.entry.kept
-            weights = ["--quantize", kept] if kept.startswith("int") else ["--dtype", kept]
-            rookery = [sys.executable, "-m", "rookery.server", "serve", str(path), "--device", "cpu", *weights]
+            rookery = [sys.executable, "-m", "rookery.server", "serve", str(path)]
             return [*rookery, "--port", str(port), "--log-format", "json", "--max-batch", str(STREAMS)]
         case "llama-server" if peers.llama_server is not None:
             return [
@@ -115,13 +113,15 @@ class Server:
         self._log.seek(max(0, self._log.tell() - 600))
         return " ".join(self._log.read().decode("utf-8", "replace").split())[-400:]
 
-    def memory_mb(self) -> float:
-        """Largest resident sizes of its processes together, in MB of 10^6 bytes."""
-        total = 0
+    def memory_mb(self) -> dict[str, float]:
+        """Memory of its processes together, in MB of 10^6 bytes: the largest resident sizes; and now, the proportional
+        size (what is mapped by several counts by parts) and what is no copy of a file."""
+        sums = dict.fromkeys(("peak_rss_mb", "pss_mb", "anonymous_mb"), 0.0)
         for pid in self.processes():
-            status = Path(f"/proc/{pid}/status").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-        return total * 1024 / 1e6
+            lines = [*_lines(f"/proc/{pid}/status"), *_lines(f"/proc/{pid}/smaps_rollup")]
+            for name, key in zip(sums, ("VmHWM:", "Pss:", "Anonymous:"), strict=True):
+                sums[name] += next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / 1e6
+        return sums
 
     def cpu_s(self) -> tuple[float, float]:
         """Processor time used so far: by the process that was started, and by its children."""
@@ -152,6 +152,10 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
 
 
 def start(serving: Serving, peers: Peers, path: Path, threads: int) -> Server:
