@@ -86,8 +86,8 @@ def native(team: Team, logits: Tensor, choice: ChoiceSampling, mask: Tensor | No
     """A row after its draw."""
     row = NativeRow(choice.params, choice.choice)
     row.place(logits.data_ptr(), len(logits), drawn=choice.drawn)
-    row.edit(mask=mask, banned=bool(choice.banned_ids), counted=choice.counted)
-    sample_rows(team, [row.struct])
+    row.edit(mask, choice.counted, banned=bool(choice.banned_ids))
+    sample_rows(team, [row.struct], len(logits))
     return row
 
 
@@ -215,7 +215,7 @@ def test_the_random_number_is_the_one_of_the_seed(team: Team) -> None:
     for seed, index, drawn in itertools.product((0, 7, 2**63 + 5, 2**64 - 1), (0, 3, 2**31), (0, 1, 2**31)):
         row = NativeRow(params(seed=seed), index)
         row.place(logits.data_ptr(), 65536, drawn=drawn)
-        sample_rows(team, [row.struct])
+        sample_rows(team, [row.struct], 65536)
         assert row.struct.token == int(float(random.uniform(seed, index, drawn, 1)) * 65536)
 
 
@@ -296,7 +296,7 @@ def test_a_row_is_the_same_with_any_neighbours_and_threads(tier: str) -> None:
         rows = {i: NativeRow(setting[i], 0) for i in order}
         for i, row in rows.items():
             row.place(logits[i].data_ptr(), 5000)
-        sample_rows(team, [row.struct for row in rows.values()])
+        sample_rows(team, [row.struct for row in rows.values()], 5000)
         return {i: (row.struct.token, row.logprobs()) for i, row in rows.items()}
 
     threads = [Team(count, tier) for count in (1, 3)]

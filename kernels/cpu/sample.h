@@ -57,6 +57,16 @@ INLINE vi lane_numbers(void) {
     return v;
 }
 
+/* v where the bit is 1, elsewhere impossible. */
+INLINE vf only_bits(vf v, uint32_t bits) {
+#if LANES == 16
+    return (vf)_mm512_mask_blend_ps((__mmask16)bits, (__m512)splat(-INFINITY), (__m512)v);
+#else
+    vi own = ((vi){0} + 1) << lane_numbers();
+    return choose((own & (int32_t)bits) != 0, v, splat(-INFINITY));
+#endif
+}
+
 static int64_t blocks_of(int64_t n) { return (n + NEAR - 1) / NEAR; }
 static float next_above(float x) { return nextafterf(x, INFINITY); }
 
@@ -94,6 +104,16 @@ static void edit(const Sample *row, float *x, int64_t n) {
     }
 }
 
+/* What the grammar allows of LANES tokens. */
+INLINE uint32_t allowed_at(const Sample *row, int64_t i) { return i / 32 < row->words ? row->mask[i / 32] >> i % 32 : 0; }
+
+/* How many tokens the grammar allows; ids past the row count too. */
+KERNEL static int64_t count_allowed(const Sample *row) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < row->words; i++) count += __builtin_popcount(row->mask[i]);
+    return count;
+}
+
 /* What the grammar allows, moved together; whether all of the row are numbers below infinity. */
 KERNEL static int select_allowed(const Sample *row, View *view, Work *work) {
     const float *x = view->x;
@@ -102,7 +122,7 @@ KERNEL static int select_allowed(const Sample *row, View *view, Work *work) {
     for (int64_t i = 0; i < n; i += LANES) {
         vf v = load(x + i, n - i);
         sound &= v < INFINITY;
-        uint32_t bits = i / 32 < row->words ? row->mask[i / 32] >> i % 32 & first_lanes(n - i) : 0;
+        uint32_t bits = allowed_at(row, i) & first_lanes(n - i);
         if (!bits) continue;
         squeeze((int32_t *)work->x + kept, (vi)v, bits);
         kept += squeeze(work->ids + kept, lanes + (int32_t)i, bits);
@@ -111,39 +131,54 @@ KERNEL static int select_allowed(const Sample *row, View *view, Work *work) {
     return bits_of(sound) == first_lanes(LANES);
 }
 
-/* The largest logit, and that of each block; whether all are numbers below infinity. */
-KERNEL static int find_peaks(const View *view, float *peaks, float *peak) {
+/* LANES logits of the view; if `row` is given, what its grammar bans becomes impossible, in `to` as well. */
+INLINE vf look(const View *view, const Sample *row, float *to, int64_t i, int64_t left, vi *sound) {
+    vf v = load(view->x + i, left);
+    *sound &= v < INFINITY;
+    if (row) {
+        v = only_bits(v, allowed_at(row, i));
+        store(to + i, v, left);
+    }
+    return left < LANES ? only_bits(v, first_lanes(left)) : v;
+}
+
+INLINE int peaks_of(const View *view, const Sample *row, float *to, float *peaks, float *peak) {
     float highest = -INFINITY;
     vi sound = ~(vi){0};
     for (int64_t start = 0; start < view->n; start += NEAR) {
         int64_t left = view->n - start;
-        const float *x = view->x + start;
-        vf a = splat(-INFINITY), b = a, c = a, d = a;
+        vf top[4] = {splat(-INFINITY), splat(-INFINITY), splat(-INFINITY), splat(-INFINITY)};
         if (left >= NEAR) {
-            for (int i = 0; i < NEAR; i += 4 * LANES) {
-                vf p = load(x + i, LANES), q = load(x + i + LANES, LANES);
-                vf r = load(x + i + 2 * LANES, LANES), s = load(x + i + 3 * LANES, LANES);
-                sound &= (p < INFINITY) & (q < INFINITY) & (r < INFINITY) & (s < INFINITY);
-                a = larger(a, p), b = larger(b, q), c = larger(c, r), d = larger(d, s);
-            }
+            for (int i = 0; i < NEAR; i += 4 * LANES)
+                for (int j = 0; j < 4; j++)
+                    top[j] = larger(top[j], look(view, row, to, start + i + j * LANES, LANES, &sound));
         } else {
-            int64_t i = 0;
-            for (; i + LANES <= left; i += LANES) {
-                vf p = load(x + i, LANES);
-                sound &= p < INFINITY;
-                a = larger(a, p);
-            }
-            for (; i < left; i++) {
-                if (!(x[i] < INFINITY)) sound = (vi){0};
-                b[0] = x[i] > b[0] ? x[i] : b[0];
-            }
+            for (int64_t i = 0; i < left; i += LANES)
+                top[0] = larger(top[0], look(view, row, to, start + i, left - i, &sound));
         }
-        float top = largest(larger(larger(a, b), larger(c, d)));
-        peaks[start / NEAR] = top;
-        highest = top > highest ? top : highest;
+        float block = largest(larger(larger(top[0], top[1]), larger(top[2], top[3])));
+        peaks[start / NEAR] = block;
+        highest = block > highest ? block : highest;
     }
     *peak = highest;
     return bits_of(sound) == first_lanes(LANES);
+}
+
+/* The largest logit, and that of each block; whether all are numbers below infinity. */
+KERNEL static int find_peaks(const View *view, float *peaks, float *peak) {
+    return peaks_of(view, NULL, NULL, peaks, peak);
+}
+
+/* The same of what the grammar allows, which becomes the view: of few moved together, else the whole row. */
+KERNEL static int find_allowed_peaks(const Sample *row, View *view, Work *work, float *peak) {
+    if (count_allowed(row) * 2 < view->n) {
+        int sound = select_allowed(row, view, work);
+        find_peaks(view, work->peaks, peak);
+        return sound;
+    }
+    int sound = peaks_of(view, row, work->x, work->peaks, peak);
+    view->x = work->x;
+    return sound;
 }
 
 /* Where the largest stands first. */
@@ -455,9 +490,8 @@ static void run_sample(const Op *op, const Call *call, int64_t unit, float *scra
             edit(row, work.x, row->limit);
             view.x = work.x;
         }
-        int sound = !row->mask || select_allowed(row, &view, &work);
         float peak;
-        sound &= find_peaks(&view, work.peaks, &peak);
+        int sound = row->mask ? find_allowed_peaks(row, &view, &work, &peak) : find_peaks(&view, work.peaks, &peak);
         row->fault = !sound ? SAMPLE_NOT_FINITE : peak == -INFINITY ? SAMPLE_NOTHING_ALLOWED : SAMPLE_DRAWN;
         if (row->fault != SAMPLE_DRAWN) return;
         int64_t at = row->temperature > 0 ? draw(row, &view, peak, &work) : first_peak(&view, work.peaks, peak);

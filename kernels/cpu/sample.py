@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_double, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import Structure, c_double, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from enum import IntEnum
 
 from .library import CCall, CMatrix, COp, Kind, Team
@@ -24,7 +24,7 @@ class Fault(IntEnum):
 class CSample(Structure):
     """A row of logits and how a token is drawn from it: `Sample` of step.h, field by field.
 
-    What it points to has to be kept while it is used. The neutral values of `neutral` switch everything off.
+    What it points to has to be kept while it is used.
     """
 
     _fields_ = (
@@ -61,16 +61,16 @@ class CSample(Structure):
     )
 
 
-def sample_rows(team: Team, rows: Sequence[CSample]) -> None:
+def sample_rows(team: Team, rows: Sequence[CSample], vocab_size: int) -> None:
     """Draw a token for each row whose `token` is -1, and score the tokens of those with `top` of 0 or more.
 
     Args:
         team: threads to share the rows; one row alone is the caller's.
         rows: all different; `token`, `fault`, `logprob` and what `top_ids` and `top_logprobs` point to are written.
+        vocab_size: the largest of them.
     """
     if not rows:
         return
-    pointers = (POINTER(CSample) * len(rows))(*map(ctypes.pointer, rows))
-    longest = max(row.vocabulary for row in rows)
-    op = COp(kind=Kind.SAMPLE, last=1, matrix=CMatrix(data=ctypes.addressof(pointers), in_=longest))
+    addresses = (c_void_p * len(rows))(*map(ctypes.addressof, rows))
+    op = COp(kind=Kind.SAMPLE, last=1, matrix=CMatrix(data=ctypes.addressof(addresses), in_=vocab_size))
     team.run((COp * 1)(op), CCall(rows=len(rows)))

@@ -251,7 +251,7 @@ class GrammarConstraint:
         matcher = self._matcher
         assert matcher is not None
         begun = thread_time()
-        mask = torch.zeros(self._words, dtype=torch.int32)
+        mask = torch.empty(self._words, dtype=torch.int32)
         matcher.unsafe_compute_mask_ptr(mask.data_ptr(), mask.numel() * mask.element_size())
         self._slow |= thread_time() - begun > self._slow_s
         _check(matcher, "the grammar cannot go on")

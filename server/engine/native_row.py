@@ -31,7 +31,7 @@ class NativeRow:
         listed = params.logprobs or 0
         self._top_ids = (ctypes.c_int64 * listed)()
         self._top_logprobs = (ctypes.c_double * listed)()
-        self._kept: tuple[Tensor | None, ...] = ()
+        self._kept: tuple[Tensor | None, tuple[Tensor, Tensor] | None] = None, None
         self.struct = CSample(
             bias_ids=ctypes.addressof(self._bias_ids),
             bias=ctypes.addressof(self._bias),
@@ -64,23 +64,23 @@ class NativeRow:
         row.logits, row.vocabulary = logits, vocab_size
         row.limit = vocab_size if self._token_limit is None else min(self._token_limit, vocab_size)
         row.token, row.drawn = token_id, drawn
-        row.mask = None
-        row.bans = row.seen = 0
 
-    def edit(self, *, mask: Tensor | None, banned: bool, counted: tuple[Tensor, Tensor]) -> None:
+    def edit(self, mask: Tensor | None, counted: tuple[Tensor, Tensor] | None, *, banned: bool) -> None:
         """What else bears on it.
 
         Args:
             mask: see `Constraint.allowed`.
+            counted: see `ChoiceSampling.counted`; None where there are no penalties.
             banned: whether stop tokens are.
-            counted: see `ChoiceSampling.counted`.
         """
-        row, (seen_ids, counts) = self.struct, counted
-        self._kept = (mask, seen_ids, counts)
+        row = self.struct
+        self._kept = mask, counted
         if mask is not None:
             row.mask, row.words = mask.data_ptr(), len(mask)
+        if counted is not None:
+            seen_ids, counts = counted
+            row.seen, row.seen_ids, row.counts = len(counts), seen_ids.data_ptr(), counts.data_ptr()
         row.bans = len(self._ban_ids) if banned else 0
-        row.seen, row.seen_ids, row.counts = len(seen_ids), seen_ids.data_ptr(), counts.data_ptr()
 
     def logprobs(self) -> TokenLogprobs:
         """Of the token, once the row is drawn; `params.logprobs` must not be None."""

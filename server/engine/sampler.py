@@ -77,6 +77,10 @@ class Sampler:
         for members, outcomes in self._outcomes(logits, choices, masks):
             for i, outcome in zip(members, outcomes, strict=True):
                 draws[i] = _commit(choices[i], outcome)
+        for i, draw in draws.items():
+            constraint = choices[i].constraint
+            if constraint is not None and draw.error is None and not draw.ended:
+                constraint.prepare()  # now that all are drawn: the thread that makes masks would hold up the others
         return [draws[i] for i in range(len(choices))]
 
     def score_prompt(
@@ -138,10 +142,9 @@ def _draw_natively(
         if row is None:
             row = choice.native = NativeRow(choice.params, choice.choice)
         row.place(first + i * stride, vocab_size, drawn=choice.drawn)
-        if choice.edited:
-            row.edit(mask=masks[i], banned=bool(choice.banned_ids), counted=choice.counted)
+        row.edit(masks[i], choice.counted if choice.penalized else None, banned=bool(choice.banned_ids))
         rows.append(row)
-    sample_rows(team, [row.struct for row in rows])
+    sample_rows(team, [row.struct for row in rows], vocab_size)
     return [_outcome(row, choice.params) for row, choice in zip(rows, choices.values(), strict=True)]
 
 
@@ -160,7 +163,7 @@ def _score_natively(
     rows = [NativeRow(params, 0) for _ in ids]
     for row, logit, token_id in zip(rows, logits, ids, strict=True):
         row.place(logit.data_ptr(), logits.shape[-1], token_id=token_id)
-    sample_rows(team, [row.struct for row in rows])
+    sample_rows(team, [row.struct for row in rows], logits.shape[-1])
     return [row.logprobs() for row in rows]
 
 
@@ -181,10 +184,7 @@ def _commit(choice: ChoiceSampling, outcome: Outcome) -> Draw:
         choice.constraint.accept(token_id)
     except ConstraintError as error:
         return _refused(error)
-    ended = choice.constraint.complete
-    if not ended:
-        choice.constraint.prepare()  # the next mask is made while the next forward pass runs
-    return Draw(token_id, outcome.logprobs, ended=ended)
+    return Draw(token_id, outcome.logprobs, ended=choice.constraint.complete)
 
 
 def _refused(error: ConstraintError) -> Draw:
