@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rookery.kernels.cpu.library import library
@@ -22,6 +23,7 @@ from rookery.server.model.convert import convert
 from rookery.server.model.inspect import describe, render
 from rookery.server.model.kept import FORMATS
 from rookery.server.model.load import load_model
+from rookery.server.model.mapped import release
 from rookery.server.model.packed_file import read_packed
 from rookery.server.model.shape import Version
 from rookery.server.model.synthetic import Plan
@@ -111,6 +113,36 @@ def test_loading_it_copies_nothing(tmp_path: Path) -> None:
     model, info = load_model(tmp_path / "p.safetensors")
     assert info.weight_bytes > 64e6 and anonymous_bytes() - before < 20e6
     assert logits(model).isfinite().all()
+
+
+def resident_of_files() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+
+@needs_library
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_packing_at_load_gives_back_the_memory_of_the_checkpoint(ending: str, tmp_path: Path) -> None:
+    plan = Plan(version="7", layers=1, width=256, vocab_size=65536, ffn_width=512, ranks=(16, 16, 16, 16))
+    tensors = official_tensors(plan, dtype=torch.bfloat16)
+    path = tmp_path / f"big.{ending}"
+    torch.save(tensors, path) if ending == "pth" else save_file(tensors, path)
+    load_model(packed(tmp_path), device="cpu")  # what is loaded once is loaded
+    before = resident_of_files()
+    model, info = load_model(path, device="cpu", quantize="int8")
+    assert path.stat().st_size > 64e6 and resident_of_files() - before < 10e6
+    again, _ = load_model(path, device="cpu", quantize="int8")
+    assert torch.equal(logits(model), logits(again)) and info.weight_bytes > 48e6
+
+
+def test_only_mapped_files_are_given_back(tmp_path: Path) -> None:
+    kept = torch.arange(1_000_000)
+    release([kept, torch.empty(3, device="meta"), torch.empty(0)])
+    assert torch.equal(kept, torch.arange(1_000_000))
+    checkpoint = read_checkpoint(save_checkpoint(tmp_path / "m.pth", UNUSUAL["7"]))
+    before = {key: tensor.clone() for key, tensor in checkpoint.tensors.items()}
+    release(checkpoint.tensors.values())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in checkpoint.tensors.items())
 
 
 def test_inspect_tells_how_it_is_kept(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ..engine.request import EngineInfo
 from ..errors import StartupError
 from .base import Model
 from .checkpoint import Checkpoint
+from .mapped import release
 from .native import NativeModel, native_model
 from .packed_file import kept_fingerprint, read_packed
 from .shape import ModelShape
@@ -74,6 +75,8 @@ def load_model(
             f"{path}: the weights do not fit into the memory of {place} ({str(error).partition('.')[0]})",
             "free memory on it, take a smaller model, or use --device cpu",
         ) from None
+    if packed is None:
+        release(checkpoint.tensors.values())  # all was read and, but for the embedding, copied
     report(1.0)
     info = _info(checkpoint, model, number_type, place)
     if isinstance(model, NativeModel) and quantize != "none":
