@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rookery.server.engine.engine import Engine
+from rookery.server.engine.prefix_plan import GRID, MARK_STRIDE
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
-from rookery.server.engine.reuse import GRID, MARK_STRIDE
 from rookery.server.model.base import Model
 
 from .tiny_model import BOMB, TINY_PLAN, ToyModel, tiny_rwkv7

@@ -13,6 +13,8 @@ import torch
 
 from rookery.kernels.rows import Rows
 
+from ..model.base import Model
+from ..model.native import native_model
 from ..model.rwkv7 import Rwkv7
 from ..model.synthetic import PRESETS, synthetic_checkpoint
 from ..state.pool import StatePool
@@ -23,11 +25,11 @@ from .machine import machine
 PROMPTS = (32, 512)
 
 
-def measure(preset: str, rounds: int) -> dict[str, object]:
+def measure(preset: str, dtype: str, rounds: int) -> dict[str, object]:
     """Least milliseconds over some rounds: computing prompts, and restoring a state from host memory and from disk
     (read from the page cache, checked, decoded)."""
     checkpoint = synthetic_checkpoint(PRESETS[preset], dtype=torch.float32)
-    model = Rwkv7(checkpoint, dtype=torch.float32, device="cpu")
+    model = native_model(checkpoint, dtype) or Rwkv7(checkpoint, dtype=getattr(torch, dtype), device="cpu")
     pool = model.new_pool(2)
     times: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
@@ -47,7 +49,7 @@ def measure(preset: str, rounds: int) -> dict[str, object]:
         store.close()
     return {
         "preset": preset,
-        "dtype": "float32",
+        "dtype": dtype,
         "threads": torch.get_num_threads(),
         "state_bytes": pool.state_bytes,
         **{name: round(value, 3) for name, value in times.items()},
@@ -55,7 +57,7 @@ def measure(preset: str, rounds: int) -> dict[str, object]:
     }
 
 
-def _compute(model: Rwkv7, tokens: torch.Tensor, rows: Rows, pool: StatePool) -> None:
+def _compute(model: Model, tokens: torch.Tensor, rows: Rows, pool: StatePool) -> None:
     pool.reset([0])
     model.forward(tokens, rows, pool)
 
@@ -72,10 +74,11 @@ def _least(rounds: int, work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of going on from a stored state.")
     parser.add_argument("--preset", default="rwkv7-0.1b")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    report = json.dumps(measure(arguments.preset, arguments.rounds), indent=1)
+    report = json.dumps(measure(arguments.preset, arguments.dtype, arguments.rounds), indent=1)
     print(report)
     if arguments.json is not None:
         arguments.json.write_text(report + "\n")
