@@ -25,17 +25,16 @@ KERNEL static void pack_row(const float *x, const Buffer *out, int64_t token) {
     int8_t *to = (int8_t *)out->data + token * out->stride;
     int32_t *header = (int32_t *)out->scale + token * out->scale_stride, total = 0;
     float scale = top / 127.0f + sum(poison);
-    for (int64_t i = 0; i < n; i += LANES) {
-        vf v = load(x + i, n - i) * inverse + ROUND_TO_INTEGER;
-        vi whole = __builtin_convertvector(v - ROUND_TO_INTEGER, vi);
-        vb bytes = __builtin_convertvector(whole, vb);
-        memcpy(to + i, &bytes, (size_t)(n - i < LANES ? n - i : LANES));
-    }
-    for (int64_t group = 0; group * 32 < n; group++) {
-        int32_t part = 0;
-        for (int j = 0; j < 32; j++) part += to[group * 32 + j];
-        header[2 + group] = part;
-        total += part;
+    for (int64_t group = 0; group * GROUP < n; group++) {
+        vf part = {0}; /* of whole numbers, so exact */
+        for (int64_t i = group * GROUP; i < (group + 1) * GROUP && i < n; i += LANES) {
+            vf whole = load(x + i, n - i) * inverse + ROUND_TO_INTEGER - ROUND_TO_INTEGER;
+            vb bytes = __builtin_convertvector(__builtin_convertvector(whole, vi), vb);
+            memcpy(to + i, &bytes, sizeof bytes); /* behind the numbers there is room, and zeros are written there */
+            part += whole;
+        }
+        header[2 + group] = (int32_t)sum(part);
+        total += header[2 + group];
     }
     memcpy(header, &scale, sizeof scale);
     header[1] = total;

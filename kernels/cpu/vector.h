@@ -142,11 +142,15 @@ INLINE vf hyperbolic_tangent(vf x) { return 1.0f - 2.0f * reciprocal(exponential
 
 /* The upper half of each float, rounded to nearest even; a NaN stays one. */
 INLINE vh to_bf16(vf x) {
+#if LANES == 16
+    return (vh)_mm512_cvtneps_pbh((__m512)x);
+#else
     vu u = (vu)x;
     vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
     vu quiet = (u >> 16) | 0x40;
     vu is_nan = (vu)((u & 0x7fffffff) > 0x7f800000);
     return __builtin_convertvector((rounded & ~is_nan) | (quiet & is_nan), vh);
+#endif
 }
 
 INLINE void store_bf16(uint16_t *p, vf v, int64_t left) {
