@@ -53,8 +53,9 @@ KERNEL void amx_leave(void) { _tile_release(); }
         _tile_zero(2);                                                                                                 \
         _tile_zero(3);                                                                                                 \
         for (int64_t k = 0; k < steps; k++, w += 1024) {                                                               \
-            for (int64_t p = 0; p < 4; p++)                                                                            \
-                for (int64_t i = 0; i < 1024; i += 64) _mm_prefetch(w + p * panel + AHEAD + i, _MM_HINT_T0);           \
+            const char *next = w + distance(k * 1024, panel, UNIT_PANELS);                                             \
+            for (int64_t p = 0; p < UNIT_PANELS; p++)                                                                  \
+                for (int64_t i = 0; i < 1024; i += 64) _mm_prefetch(next + p * panel + i, _MM_HINT_T0);                \
             _tile_loadd(4, x + k * 64, stride);                                                                        \
             _tile_loadd(5, w, 64);                                                                                     \
             multiply(0, 4, 5);                                                                                         \
@@ -99,10 +100,7 @@ KERNEL void amx_leave(void) { _tile_release(); }
         _tile_stored(3, sums + 16 * ROW_BYTES + 64, ROW_BYTES);                                                        \
     }
 
-enum {
-    ROW_BYTES = 4 * UNIT_PANELS * PANEL, /* of one token's sums in scratch */
-    AHEAD = 2048,                        /* bytes of a stream asked for before they are needed */
-};
+enum { ROW_BYTES = 4 * UNIT_PANELS * PANEL }; /* of one token's sums in scratch */
 
 FOUR_PANELS(four_panels_int8, _tile_dpbsud)
 FOUR_PANELS(four_panels_bf16, _tile_dpbf16ps)
@@ -212,18 +210,17 @@ TILED(amx_matmul_bf16, four_panels_bf16, pass_bf16, 2, 0)
 
 /* A panel of INT4 as INT8 has it: (number - 8) * multiplier + 128, of which all is done modulo 256, bytes of even and of
    odd place in the halves of 16 bits. */
-KERNEL static void expand_panel(const uint8_t *w, int64_t groups, char *to) {
+KERNEL static void expand_panel(const uint8_t *panel, int64_t groups, char *to) {
     const __m512i low_half = _mm512_set1_epi16(15), low_byte = _mm512_set1_epi16(255);
-    const uint8_t *multipliers = w + groups * GROUP_BYTES;
     for (int64_t g = 0; g < groups; g++) {
-        __m512i one = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(multipliers + g * PANEL)));
+        const uint8_t *batch = panel + g / 4 * BATCH_BYTES, *w = batch + g % 4 * GROUP_BYTES;
+        __m512i one = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(batch + 4 * GROUP_BYTES + g % 4 * PANEL)));
         __m512i even = _mm512_or_si512(one, _mm512_slli_epi32(one, 16)), odd = _mm512_slli_epi16(even, 8);
         __m512i eight = _mm512_slli_epi16(even, 3);
         eight = _mm512_or_si512(_mm512_and_si512(eight, low_byte), _mm512_slli_epi16(eight, 8));
         __m512i offset = _mm512_sub_epi8(_mm512_set1_epi8((char)128), eight);
         for (int m = 0; m < 4; m++, w += 64, to += 128) {
-            __builtin_prefetch(w + AHEAD);
-            __m512i both = _mm512_loadu_si512(w);
+            __m512i both = _mm512_loadu_si512(ahead(w, AHEAD));
             for (int half = 0; half < 2; half++) {
                 __m512i low = _mm512_and_si512(half ? _mm512_srli_epi16(both, 4) : both, low_half);
                 __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, half ? 12 : 8), low_half);
@@ -240,11 +237,12 @@ KERNEL void amx_matmul_int4(const Op *op, const Call *call, int64_t unit, float 
     int64_t all = (op->matrix.out + PANEL - 1) / PANEL, from = unit * UNIT_PANELS, groups = op->matrix.stride / GROUP;
     int64_t count = all - from < UNIT_PANELS ? all - from : UNIT_PANELS, panel = groups * GROUP * PANEL;
     int64_t together = count == UNIT_PANELS && call->tokens <= 16 ? UNIT_PANELS : 2;
-    const uint8_t *w = (const uint8_t *)op->matrix.data + from * groups * (GROUP_BYTES + PANEL);
+    int64_t bytes = (groups + 3) / 4 * BATCH_BYTES;
+    const uint8_t *w = (const uint8_t *)op->matrix.data + from * bytes;
     char *sums = (char *)scratch, *expanded = sums + 32 * ROW_BYTES;
     for (int64_t p = 0; p < count; p += together) {
         int64_t panels = count - p < together ? count - p : together;
-        for (int64_t i = 0; i < panels; i++, w += groups * (GROUP_BYTES + PANEL)) expand_panel(w, groups, expanded + i * panel);
+        for (int64_t i = 0; i < panels; i++, w += bytes) expand_panel(w, groups, expanded + i * panel);
         if (panels == UNIT_PANELS) {
             ask_for_block(&op->out[0], 0, call->tokens, from * PANEL, UNIT_PANELS);
             four_panels_int8(op->in[0].data, op->in[0].stride, expanded, groups / 2, sums);

@@ -106,7 +106,7 @@ class CCall(Structure):
     )
 
 
-PROGRAM = 3 << 32 | sizeof(COp)
+PROGRAM = 4 << 32 | sizeof(COp)
 """PROGRAM_VERSION of step.h and the size of an op: a library that was built from other sources has another."""
 
 

@@ -37,6 +37,12 @@ KERNEL static __attribute__((noinline)) void finish(const Op *op, int64_t token,
 
 #define VECTORS (PANEL / LANES) /* of a panel */
 
+/* How far ahead to ask for weights, `done` bytes into a panel of so many: behind its end comes the same panel of the next
+   unit, which the same thread is likely to take. */
+INLINE int64_t distance(int64_t done, int64_t bytes, const int panels) {
+    return panels < UNIT_PANELS || done + AHEAD < bytes ? AHEAD : AHEAD + (UNIT_PANELS - 1) * bytes;
+}
+
 INLINE void block_f32(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
     int64_t k_end = op->matrix.in, step = k_end * PANEL;
     const float *w = (const float *)op->matrix.data + panel * step;
@@ -46,10 +52,11 @@ INLINE void block_f32(const Op *op, int64_t token, int64_t panel, const int rows
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < panels * VECTORS; p++) acc[r][p] = (vf){0};
     for (int64_t k = 0; k < k_end; k++) {
+        int64_t further = distance(k * PANEL * 4, step * 4, panels);
         vf weight[UNIT_PANELS * VECTORS];
         for (int p = 0; p < panels; p++)
             for (int v = 0; v < VECTORS; v++)
-                weight[p * VECTORS + v] = load_whole(ahead(w + p * step + k * PANEL + v * LANES));
+                weight[p * VECTORS + v] = load_whole(ahead(w + p * step + k * PANEL + v * LANES, further));
         for (int r = 0; r < rows; r++) {
             vf one = splat(x[r * stride + k]);
             for (int p = 0; p < panels * VECTORS; p++) acc[r][p] += one * weight[p];
@@ -71,8 +78,9 @@ INLINE void block_bf16(const Op *op, int64_t token, int64_t panel, const int row
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_ps();
     for (int64_t k = 0; k < pairs; k++) {
+        int64_t further = distance(k * PANEL * 4, step * 4, panels);
         __m512i weight[UNIT_PANELS];
-        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(ahead(w + p * step + k * PANEL));
+        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(ahead(w + p * step + k * PANEL, further));
         for (int r = 0; r < rows; r++) {
             __m512i two = _mm512_set1_epi32((int)x[r * stride + k]);
             for (int p = 0; p < panels; p++) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], (__m512bh)two, (__m512bh)weight[p]);
@@ -135,8 +143,9 @@ INLINE void block_int8(const Op *op, int64_t token, int64_t panel, const int row
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_si512();
     for (int64_t k = 0; k < fours; k++) {
+        int64_t further = distance(k * PANEL * 4, step * 4, panels);
         __m512i weight[UNIT_PANELS];
-        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(ahead(w + p * step + k * PANEL));
+        for (int p = 0; p < panels; p++) weight[p] = _mm512_loadu_si512(ahead(w + p * step + k * PANEL, further));
         for (int r = 0; r < rows; r++) {
             __m512i four = _mm512_set1_epi32((int)x[r * stride + k]);
             for (int p = 0; p < panels; p++) acc[r][p] = _mm512_dpbusd_epi32(acc[r][p], weight[p], four);
@@ -150,7 +159,7 @@ INLINE void block_int8(const Op *op, int64_t token, int64_t panel, const int row
 }
 
 INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
-    int64_t groups = op->matrix.stride / GROUP, step = groups * (GROUP_BYTES + PANEL), stride = op->in[0].stride / 4;
+    int64_t groups = op->matrix.stride / GROUP, step = (groups + 3) / 4 * BATCH_BYTES, stride = op->in[0].stride / 4;
     const uint8_t *w = (const uint8_t *)op->matrix.data + panel * step;
     const uint32_t *x = (const uint32_t *)op->in[0].data + token * stride;
     const int32_t *header = (const int32_t *)op->in[0].scale + token * op->in[0].scale_stride;
@@ -159,6 +168,7 @@ INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int row
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < panels; p++) acc[r][p] = _mm512_setzero_si512();
     for (int64_t g = 0; g < groups; g++) {
+        int64_t at = g / 4 * BATCH_BYTES, further = distance(at, step, panels);
         __m512i sums[MAX_ROWS][UNIT_PANELS];
         for (int r = 0; r < rows; r++) {
             __m512i excess = _mm512_set1_epi32(-8 * header[r * op->in[0].scale_stride + 2 + g]);
@@ -166,7 +176,7 @@ INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int row
         }
         for (int m = 0; m < 4; m++)
             for (int p = 0; p < panels; p++) {
-                __m512i both = _mm512_loadu_si512(ahead(w + p * step + g * GROUP_BYTES + m * 64));
+                __m512i both = _mm512_loadu_si512(ahead(w + p * step + at + g % 4 * GROUP_BYTES + m * 64, further));
                 __m512i low = _mm512_and_si512(both, low_half);
                 __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_half);
                 for (int r = 0; r < rows; r++) {
@@ -176,7 +186,7 @@ INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int row
                 }
             }
         for (int p = 0; p < panels; p++) { /* a group's sum is at most 32 * 127 * 8, so 16 bits of it are enough */
-            __m128i few = _mm_loadu_si128((const void *)(w + p * step + groups * GROUP_BYTES + g * PANEL));
+            __m128i few = _mm_loadu_si128((const void *)(w + p * step + at + 4 * GROUP_BYTES + g % 4 * PANEL));
             __m512i multiplier = _mm512_and_si512(_mm512_cvtepi8_epi32(few), low_word);
             for (int r = 0; r < rows; r++) acc[r][p] = _mm512_dpwssd_epi32(acc[r][p], sums[r][p], multiplier);
         }
@@ -204,15 +214,16 @@ INLINE void block_int8(const Op *op, int64_t token, int64_t panel, const int row
 }
 
 INLINE void block_int4(const Op *op, int64_t token, int64_t panel, const int rows, const int panels) {
-    int64_t groups = op->matrix.stride / GROUP, step = groups * (GROUP_BYTES + PANEL), stride = op->in[0].stride;
+    int64_t groups = op->matrix.stride / GROUP, step = (groups + 3) / 4 * BATCH_BYTES, stride = op->in[0].stride;
     for (int r = 0; r < rows; r++) {
         const int32_t *header = (const int32_t *)op->in[0].scale + (token + r) * op->in[0].scale_stride;
         const int8_t *x = (const int8_t *)op->in[0].data + (token + r) * stride;
         int32_t acc[UNIT_PANELS * PANEL] = {0};
         for (int p = 0; p < panels; p++)
             for (int64_t g = 0; g < groups; g++) {
-                const uint8_t *w = (const uint8_t *)op->matrix.data + (panel + p) * step + g * GROUP_BYTES;
-                const int8_t *multipliers = (const int8_t *)op->matrix.data + (panel + p) * step + groups * GROUP_BYTES + g * PANEL;
+                const uint8_t *batch = (const uint8_t *)op->matrix.data + (panel + p) * step + g / 4 * BATCH_BYTES;
+                const uint8_t *w = batch + g % 4 * GROUP_BYTES;
+                const int8_t *multipliers = (const int8_t *)batch + 4 * GROUP_BYTES + g % 4 * PANEL;
                 int32_t sums[PANEL];
                 for (int o = 0; o < PANEL; o++) sums[o] = -8 * header[2 + g];
                 for (int m = 0; m < 4; m++)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .library import CBuffer, CMatrix, Format, address
 
-PACKING = 2
+PACKING = 3
 """Of these layouts and rules of rounding, as files say it: raise it whenever `pack` would give other numbers."""
 
 PANEL = 16
@@ -25,8 +26,8 @@ LINE_BYTES = 64
 """Of a cache."""
 GROUP = 32
 """Inputs that share a multiplier in INT4."""
-GROUP_BYTES = GROUP // 2 * PANEL + PANEL
-"""Of a panel's group in INT4: its numbers and its multipliers."""
+BATCH = 4
+"""Groups of a panel whose multipliers lie together, behind their numbers: whole lines, read as one stream."""
 LARGEST_MULTIPLIER = 15
 """So that eight times it, and 128 more, is still a byte."""
 
@@ -76,8 +77,9 @@ def layout(outputs: int, inputs: int, format: Format) -> tuple[int, Numbers, Num
             data = (panels, stride // 4, PANEL, 4)
             return stride, (data, torch.uint8), ((panels * PANEL,), torch.float32)
         case Format.INT4:
-            line = stride // GROUP * GROUP_BYTES
-            return stride, ((panels, line), torch.uint8), ((panels * PANEL,), torch.float32)
+            batches = -(-stride // (BATCH * GROUP))
+            data_bytes = batches * BATCH * (GROUP // 2 + 1) * PANEL
+            return stride, ((panels, data_bytes), torch.uint8), ((panels * PANEL,), torch.float32)
     raise ValueError(f"weights are not kept as {format.name}")
 
 
@@ -101,9 +103,9 @@ def pack(weight: Tensor, format: Format) -> Packed:
             case Format.INT4:
                 whole, multipliers, row_scale = quantize_int4(padded)
                 fours = _panels((whole + 8).to(torch.uint8), 4).view(-1, stride // 8, 2, PANEL, 4)
-                both = fours[:, :, 0] | fours[:, :, 1] << 4
-                ends = _panels(multipliers.to(torch.int8), 1).contiguous().view(torch.uint8)
-                data[panels] = torch.cat([both.flatten(1), ends.flatten(1)], 1)
+                both = (fours[:, :, 0] | fours[:, :, 1] << 4).reshape(-1, stride // GROUP, GROUP // 2 * PANEL)
+                ends = _panels(multipliers.to(torch.int8), 1).contiguous().view(torch.uint8).flatten(2)
+                data[panels] = torch.cat([_batches(both), _batches(ends)], 2).flatten(1)
                 assert scale is not None
                 scale[start : start + len(padded)] = row_scale
             case _:
@@ -115,6 +117,12 @@ def _panels(x: Tensor, together: int) -> Tensor:
     """[out, n] to [out / 16, n / together, 16, together]."""
     outputs, n = x.shape
     return x.view(outputs // PANEL, PANEL, n // together, together).transpose(1, 2)
+
+
+def _batches(x: Tensor) -> Tensor:
+    """[panels, groups, n] to [panels, batches, BATCH * n], with zeros in the groups that the last batch lacks."""
+    x = F.pad(x, (0, 0, 0, -x.shape[1] % BATCH))
+    return x.view(len(x), -1, BATCH * x.shape[2])
 
 
 def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:

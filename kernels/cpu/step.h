@@ -24,8 +24,8 @@ typedef struct {
 /* A weight [out, in] in panels of 16 outputs, zeros where a size is no multiple:
    F32  [panel][in][16]; BF16 [panel][in/2][16][2], in a multiple of 32;
    INT8 [panel][in/4][16][4], in a multiple of 64, value + 128, scale [out];
-   INT4 [panel], each [in/32][4][16][4], value + 8, two fours of inputs a byte, then [in/32][16] signed multipliers of the
-   groups, in a multiple of 64, scale [out]: value times multiplier, at most 120, is what INT8 has.
+   INT4 [panel][in/128], each first [4][4][16][4], value + 8, two fours of inputs a byte, 32 inputs a group, then [4][16]
+   signed multipliers of the four groups; scale [out]: value times multiplier, at most 120, is what INT8 has.
    Of OP_EMBED: a plain table [vocabulary, width]. */
 typedef struct {
     const void *data;
@@ -90,7 +90,8 @@ enum { SAMPLE_DRAWN, SAMPLE_NOTHING_ALLOWED, SAMPLE_NOT_FINITE };
 #define SAMPLE_ROOM(vocabulary) (((int64_t)(vocabulary) + 31) / 16 * 16) /* floats, of which a row takes five times */
 #define PANEL 16
 #define GROUP 32
-#define GROUP_BYTES (GROUP / 2 * PANEL) /* of a panel's INT4 numbers */
+#define GROUP_BYTES (GROUP / 2 * PANEL) /* of a panel's INT4 numbers; four such groups and their multipliers: */
+#define BATCH_BYTES (4 * (GROUP_BYTES + PANEL))
 #define UNIT_PANELS 4
 #define MIX_TOKENS 4
 #define CHANNELS 64
@@ -122,7 +123,7 @@ void rookery_run(Team *team, const Tier *tier, const Op *ops, int64_t count, con
 const Tier *rookery_tier(const char *name);
 const char *rookery_tier_name(const Tier *tier);
 /* Raise PROGRAM_VERSION whenever the same program would mean something else: the Python side refuses other libraries. */
-enum { PROGRAM_VERSION = 3 };
+enum { PROGRAM_VERSION = 4 };
 int64_t rookery_program(void);
 
 #endif

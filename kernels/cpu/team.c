@@ -89,6 +89,12 @@ static Run run_of(const Team *team, const Op *op) {
     return tier->matmul[op->matrix.format];
 }
 
+/* Which unit is taken at a turn: threads that take turns go through neighbouring units each, one stream of weights. */
+static int64_t unit_of(int64_t turn, int64_t total, int threads) {
+    int64_t share = total / threads, longer = total % threads, thread = turn % threads;
+    return thread * share + (thread < longer ? thread : longer) + turn / threads;
+}
+
 static void walk(Team *team, float *scratch) {
     const Op *op = team->ops, *end = op + team->count;
     if (team->amx) amx_enter();
@@ -97,16 +103,14 @@ static void walk(Team *team, float *scratch) {
         int64_t total = 0;
         do total += units_of(stop, team->call);
         while (!(stop++)->last && stop < end);
-        int64_t taken = 0, first = 0; /* `op` holds the units from `first` on */
-        int64_t own = op < stop ? units_of(op, team->call) : 0;
+        int64_t taken = 0;
         for (;;) {
-            int64_t unit = atomic_fetch_add_explicit(&phase->next, 1, memory_order_relaxed);
-            if (unit >= total) break;
-            while (unit >= first + own) {
-                first += own;
-                own = units_of(++op, team->call);
-            }
-            run_of(team, op)(op, team->call, unit - first, scratch);
+            int64_t turn = atomic_fetch_add_explicit(&phase->next, 1, memory_order_relaxed);
+            if (turn >= total) break;
+            int64_t unit = unit_of(turn, total, team->threads);
+            const Op *its = op;
+            for (int64_t own; unit >= (own = units_of(its, team->call)); its++) unit -= own;
+            run_of(team, its)(its, team->call, unit, scratch);
             taken++;
         }
         if (taken) atomic_fetch_add_explicit(&phase->done, taken, memory_order_acq_rel);

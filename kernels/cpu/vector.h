@@ -12,9 +12,11 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 typedef int8_t vb __attribute__((vector_size(LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
 
+enum { AHEAD = 2048 }; /* bytes of a stream that are asked for before they are needed */
+
 /* Asks for what a stream will need a little later: memory is slow, and does several streams at once. */
-INLINE const void *ahead(const void *p) {
-    __builtin_prefetch((const char *)p + 2048);
+INLINE const void *ahead(const void *p, int64_t further) {
+    __builtin_prefetch((const char *)p + further);
     return p;
 }
 

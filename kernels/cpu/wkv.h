@@ -79,7 +79,7 @@ INLINE void pass_rows(Square state, int64_t i, float *scratch, int64_t tokens, i
     vf s[TOGETHER][MAX_HEAD / LANES];
     int64_t vectors = padded / LANES;
     for (int r = 0; r < rows; r++)
-        for (int64_t j = 0; j < vectors; j++) s[r][j] = load_whole(ahead(state.s + (i + r) * state.stride + j * LANES));
+        for (int64_t j = 0; j < vectors; j++) s[r][j] = load_whole(ahead(state.s + (i + r) * state.stride + j * LANES, AHEAD));
     for (int64_t t = 0; t < tokens; t++) {
         const float *w = vector_of(scratch, DECAY, t, padded), *kk = vector_of(scratch, REMOVAL, t, padded);
         const float *b = vector_of(scratch, RENEWAL, t, padded), *k = vector_of(scratch, KEY, t, padded);
