@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -203,3 +204,27 @@ def test_the_cache_is_bounded_by_count_and_by_size(tokenizer: LLTokenizer) -> No
 def test_no_grammar_is_no_constraint(constraints: Constraints) -> None:
     assert constraints.start(SamplingParams(max_tokens=1)) is None
     assert len(constraints) == 0
+
+
+def test_a_tenant_s_costly_grammars_do_not_delay_another_tenant_s(
+    tokenizer: LLTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten grammars of one tenant that do not come to an end; another tenant's, and one that both ask for, do."""
+    made, gate = Constraints(lambda: tokenizer), threading.Event()
+    compile_now = made._compile_now
+
+    def slowly(grammar: str) -> tuple[LLMatcher, int]:
+        if "bbb" in grammar:
+            assert gate.wait(timeout=60)
+        return compile_now(grammar)
+
+    monkeypatch.setattr(made, "_compile_now", slowly)
+    costly = [made.start(params(LLMatcher.grammar_from_regex(f"bbb{i}")), "costly") for i in range(10)]
+    shared = params(LLMatcher.grammar_from_regex("bbb0"))
+    waiting = [made.start(shared, tenant) for tenant in ("one", "two", "three")]  # hold no thread meanwhile
+    other = made.start(params(LLMatcher.grammar_from_regex("a")), "other")
+    assert other is not None and allowed_ids(other) == {PIECES.index(b"a")}
+    assert not any(one is None or one.ready for one in [*costly, *waiting])
+    gate.set()
+    assert all(one is not None and allowed_ids(one) == {PIECES.index(b"b")} for one in [*costly, *waiting])
+    made.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from queue import SimpleQueue
 from time import thread_time
 from typing import Protocol
@@ -20,6 +20,7 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
+from .lanes import Lanes
 from .request import SamplingParams
 
 _SLOW_S = 0.01
@@ -76,7 +77,7 @@ class Constraints:
         tokenizer: makes llguidance's view of the vocabulary, whose `vocab_size` gives the width of the masks; called by
             the first grammar, on a thread, because it takes a while and memory that most servers never need.
         max_grammars, max_bytes: bounds of the cache: number of grammars, and their source text together.
-        threads: so many compile grammars; one makes the quick masks and another the slow ones.
+        threads: so many compile grammars, for tenants in turn; one more makes the quick masks, another the slow ones.
         limits: of the grammar's size and of the work for one mask; llguidance's own when None.
         slow_s: processor time of a mask that makes its choice a slow one.
     """
@@ -87,7 +88,7 @@ class Constraints:
         *,
         max_grammars: int = 128,
         max_bytes: int = 8 << 20,
-        threads: int = 2,
+        threads: int = 3,
         limits: LLParserLimits | None = None,
         slow_s: float = _SLOW_S,
     ) -> None:
@@ -95,23 +96,26 @@ class Constraints:
         self._max_grammars = max_grammars
         self._max_bytes = max_bytes
         self._limits = limits or LLParserLimits(verbose_errors=False)
-        self._compilers = ThreadPoolExecutor(threads, thread_name_prefix="grammar-compile")
+        self._compilers = Lanes(threads, "grammar-compile")
         self._maskers = MaskThread("grammar-mask"), MaskThread("grammar-slow-mask")
         self._slow_s = slow_s
         self._compiled: OrderedDict[str, Future[tuple[LLMatcher, int]]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def start(self, params: SamplingParams) -> GrammarConstraint | None:
+    def start(self, params: SamplingParams, tenant: str = "") -> GrammarConstraint | None:
         """A constraint at the start of the grammar; returns at once. None where there is no grammar."""
         if params.grammar is None:
             return None
-        compiled = self._compile(params.grammar)
-        return GrammarConstraint(compiled, params.stop_token_ids, self._compilers, self._maskers, self._slow_s)
+        constraint = GrammarConstraint(params.stop_token_ids, self._maskers, self._slow_s)
+        compiled = self._compile(params.grammar, tenant)
+        # asked for once the grammar is there, so that it never holds a thread that the compilation needs
+        compiled.add_done_callback(lambda _: self._compilers.submit(tenant, lambda: constraint.begin(compiled)))
+        return constraint
 
     def close(self) -> None:
         """Stop the threads; constraints cannot be used any more."""
-        self._compilers.shutdown(wait=True, cancel_futures=True)
+        self._compilers.close()
         for masker in self._maskers:
             masker.close()
 
@@ -119,12 +123,12 @@ class Constraints:
         """Grammars kept."""
         return len(self._compiled)
 
-    def _compile(self, grammar: str) -> Future[tuple[LLMatcher, int]]:
+    def _compile(self, grammar: str, tenant: str) -> Future[tuple[LLMatcher, int]]:
         with self._lock:
             if grammar in self._compiled:
                 self._compiled.move_to_end(grammar)
                 return self._compiled[grammar]
-            future = self._compilers.submit(self._compile_now, grammar)
+            future = self._compilers.submit(tenant, lambda: self._compile_now(grammar))
             self._compiled[grammar] = future
             self._bytes += len(grammar)
             while len(self._compiled) > 1 and (
@@ -184,23 +188,16 @@ class GrammarConstraint:
     """
 
     def __init__(
-        self,
-        compiled: Future[tuple[LLMatcher, int]],
-        stop_token_ids: Sequence[int],
-        compilers: ThreadPoolExecutor,
-        maskers: tuple[MaskThread, MaskThread],
-        slow_s: float = _SLOW_S,
+        self, stop_token_ids: Sequence[int], maskers: tuple[MaskThread, MaskThread], slow_s: float = _SLOW_S
     ) -> None:
         self._words = 0
         self._stop_token_ids: Sequence[int] = stop_token_ids
         self._maskers = maskers
         self._slow_s = slow_s
         self._slow = False
-        self._compiled = compiled
         self._matcher: LLMatcher | None = None
         self._complete = False
-        # queued behind the compilation, so it never holds a thread that the compilation needs
-        self._mask: Future[Tensor] | None = compilers.submit(self._begin)
+        self._mask: Future[Tensor] | None = Future()
 
     @property
     def ready(self) -> bool:
@@ -234,14 +231,21 @@ class GrammarConstraint:
         _check(self._matcher, "the grammar cannot go on")
         self._complete = self._matcher.is_stopped()
 
-    def _begin(self) -> Tensor:
-        compiled, vocab_size = self._compiled.result()
-        self._matcher = compiled.deep_copy()
-        self._words = (vocab_size + 31) // 32
-        self._stop_token_ids = tuple(t for t in self._stop_token_ids if t < self._words * 32)
-        mask = self.make_mask()
-        self._slow = False  # the first mask builds much of the automaton, and no step waits for it
-        return mask
+    def begin(self, compiled: Future[tuple[LLMatcher, int]]) -> None:
+        """Make the first mask, of what was compiled; or hand on why it was not."""
+        first = self._mask
+        assert first is not None
+        try:
+            matcher, vocab_size = compiled.result()
+            self._matcher = matcher.deep_copy()
+            self._words = (vocab_size + 31) // 32
+            self._stop_token_ids = tuple(t for t in self._stop_token_ids if t < self._words * 32)
+            mask = self.make_mask()
+        except Exception as error:  # whatever it is, whoever waits for the mask has to hear of it
+            first.set_exception(error)
+        else:
+            self._slow = False  # the first mask builds much of the automaton, and no step waits for it
+            first.set_result(mask)
 
     def make_mask(self) -> Tensor:
         """`allowed` for where the matcher stands; called by one thread at a time.

@@ -178,7 +178,9 @@ class Engine:
             if turn is not None and choice.prefill is not None:
                 choice.prefill.cached = turn.record.tokens
                 choice.prefill.cuts.update(request.boundaries)
-            constraint = self.constraints.start(request.sampling) if self.constraints is not None else None
+            constraint = (
+                self.constraints.start(request.sampling, request.tenant) if self.constraints is not None else None
+            )
             self._sampling[choice] = ChoiceSampling(request.sampling, choice.index, constraint)
             if not fits(request.sampling):
                 self._by_host.add(choice)
