@@ -47,6 +47,8 @@ class Load:
     text: bool = False
     """Prompts are letters between spaces, for servers that take no ids: a token each, nearly everywhere."""
     seed: int = 0
+    keep_alive: bool = True
+    """Whether a client sends its next request over the connection of the last; some servers promise it and hang up."""
     errors: list[str] = field(default_factory=list)
 
 
@@ -102,7 +104,7 @@ async def run(load: Load) -> dict[str, Any]:
     """Send the load; a JSON-ready report. Failed requests are counted, never averaged in."""
     headers = {"Authorization": f"Bearer {load.api_key}"} if load.api_key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=300)
-    connector = aiohttp.TCPConnector(limit=load.streams)
+    connector = aiohttp.TCPConnector(limit=load.streams, force_close=not load.keep_alive)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as session:
         model = load.model
         if model is None:

@@ -4,7 +4,8 @@
 
 Each engine runs in a process of its own, alone; every round goes through all of them before the next begins, and
 medians over the rounds are reported. The reports (bench/peers-SHAPE.json) are written after every run, so that one
-that is stopped keeps what it measured; --resume goes on from there.
+that is stopped keeps what it measured; --resume goes on from there. --minutes bounds each shape: when they are over, no
+further run begins.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +91,22 @@ def engine_run(entry: Entry, path: Path, python: str, how: Measured) -> dict[str
 def http_run(serving: Serving, peers: Peers, path: Path, how: Measured, round_: int) -> dict[str, Any]:
     """One server's figures at each number of clients, the client on the same cores.
 
+    Every request has a connection of its own: llama-server ends it after a streamed answer, though it promises not to.
+
     Raises:
         PeerFailed: it did not start, or a request failed.
     """
     loads = {}
     with start(serving, peers, path, how.threads) as server:
         about = (how.prompt_tokens, how.output_tokens, None, None)
-        asyncio.run(send(Load(server.url, 1, 1, 8, 4, text=not serving.together)))  # first calls allocate
+        first = Load(server.url, 1, 1, 8, 4, text=not serving.together, keep_alive=False)
+        asyncio.run(send(first))  # first calls allocate
         for clients, requests in zip(how.streams, how.requests, strict=True):
             if clients > 8 and not serving.together:
                 continue  # one at a time, whatever the clients: only the queue grows
             before = server.cpu_s()
-            load = Load(server.url, clients, requests, *about, seed=100 * round_ + clients, text=not serving.together)
+            seed = 100 * round_ + clients
+            load = Load(server.url, clients, requests, *about, seed=seed, text=not serving.together, keep_alive=False)
             told = asyncio.run(send(load))
             if told["failed"]:
                 raise PeerFailed(f"{told['failed']} of {requests} requests failed: {told['errors'][:1]}")
@@ -147,11 +153,20 @@ class Run:
         for round_ in range(max(self._arguments.rounds, self._arguments.http_rounds)):
             if "engine" in self._arguments.parts and round_ < self._arguments.rounds:
                 for entry in self._entries:
-                    self._engine(entry, round_)
+                    if self._in_time(entry.name):
+                        self._engine(entry, round_)
             if "http" in self._arguments.parts and round_ < self._arguments.http_rounds:
                 for serving in servings(self._entries):
-                    self._http(serving, round_)
+                    if self._in_time(f"{serving.name} over HTTP"):
+                        self._http(serving, round_)
         self._conclude()
+
+    def _in_time(self, name: str) -> bool:
+        """Whether a further run may begin."""
+        within = time.perf_counter() - self._began < 60 * float(self._arguments.minutes)
+        if not within:
+            self._say(f"{name}: left out, the time is over")
+        return within
 
     def _agree(self) -> None:
         try:
@@ -220,6 +235,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small loads, one round: shows that everything runs")
     parser.add_argument("--rounds", type=int, default=3, help="of the engines")
     parser.add_argument("--http-rounds", type=int, default=2, help="of the servers")
+    parser.add_argument("--minutes", type=float, default=inf, help="for each shape; later runs are left out")
     parser.add_argument("--threads", type=int, default=2, help="of every peer")
     parser.add_argument("--parts", default="agreement,engine,http")
     parser.add_argument("--only", default="", help="a regular expression for names such as 'llama.cpp Q8_0'")
