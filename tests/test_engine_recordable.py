@@ -15,10 +15,10 @@ from torch import Tensor
 
 from rookery.kernels import backend
 from rookery.server.engine.batch import Batch, Choice, Chunk, Prefill
+from rookery.server.engine.choice_sampling import ChoiceSampling
 from rookery.server.engine.forward import Forward
 from rookery.server.engine.loop import DeviceLoop
 from rookery.server.engine.request import Request, SamplingParams
-from rookery.server.engine.sampler import ChoiceSampling
 from rookery.server.model.load import construct
 from rookery.server.model.synthetic import Plan, synthetic_checkpoint
 

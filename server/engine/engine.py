@@ -22,6 +22,7 @@ from ..state.pool import State
 from ..state.store import StateStore
 from ..state.worker import Worker
 from .batch import Batch, Choice, Prefill
+from .choice_sampling import ChoiceSampling, Outcome
 from .constraint import Constraints
 from .device import Device
 from .forward import Forward
@@ -30,9 +31,9 @@ from .keeper import Keeper
 from .loop import DeviceLoop, Flight
 from .pace import Pace
 from .request import EngineStats, FinishReason, Request, TokenEvent, TokenLogprobs
-from .residents import drew, fits
+from .residents import fits
 from .reuse import PrefixReuse
-from .sampler import ChoiceSampling, Draw, Sampler
+from .sampler import Draw, Sampler, commit
 from .scheduler import Scheduler
 from .sessions import Sessions
 
@@ -289,7 +290,8 @@ class Engine:
         drawn = [
             (choice, token) for choice, token in zip(flight.ready, tokens, strict=True) if choice in self._sampling
         ]
-        draws = [drew(self._sampling[choice], token) for choice, token in drawn]
+        outcomes = [Outcome(token, None if token >= 0 else "not finite") for _, token in drawn]
+        draws = [commit(self._sampling[choice], out) for (choice, _), out in zip(drawn, outcomes, strict=True)]
         return self._drew(flight.batch, [choice for choice, _ in drawn], draws)
 
     def _catch_up(self) -> None:

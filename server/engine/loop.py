@@ -26,12 +26,12 @@ from torch import Tensor
 from rookery.kernels.rows import Rows
 
 from .batch import Batch, Choice
+from .choice_sampling import ChoiceSampling
 from .device import Device
 from .forward import Forward
 from .graphs import Recorder, record_checked
 from .request import SamplingParams
 from .residents import Residents
-from .sampler import ChoiceSampling
 
 
 @dataclass(slots=True)

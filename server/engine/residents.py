@@ -20,8 +20,8 @@ from torch import Tensor
 from rookery.kernels.sample import SEEN, Penalties, Streams, sample
 from rookery.kernels.sampling import Truncation
 
+from .choice_sampling import ChoiceSampling
 from .request import SamplingParams
-from .sampler import ChoiceSampling, Draw
 
 T = TypeVar("T")
 
@@ -48,14 +48,6 @@ def fits(params: SamplingParams) -> bool:
         and len(params.stop_token_ids) <= MAX_STOPS
         and len(params.logit_bias) <= MAX_BIASES
     )
-
-
-def drew(sampling: ChoiceSampling, token_id: int) -> Draw:
-    """What the host makes of a token that the device drew for a choice."""
-    if token_id < 0:
-        return Draw(-1, error="the model's output is not finite")
-    sampling.advance(token_id)
-    return Draw(token_id, ended=token_id in sampling.params.stop_token_ids)
 
 
 class Residents:

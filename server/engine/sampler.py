@@ -76,7 +76,7 @@ class Sampler:
                 draws[i] = _refused(error)
         for members, outcomes in self._outcomes(logits, choices, masks):
             for i, outcome in zip(members, outcomes, strict=True):
-                draws[i] = _commit(choices[i], outcome)
+                draws[i] = commit(choices[i], outcome)
         for i, draw in draws.items():
             constraint = choices[i].constraint
             if constraint is not None and draw.error is None and not draw.ended:
@@ -167,7 +167,7 @@ def _score_natively(
     return [row.logprobs() for row in rows]
 
 
-def _commit(choice: ChoiceSampling, outcome: Outcome) -> Draw:
+def commit(choice: ChoiceSampling, outcome: Outcome) -> Draw:
     """Move the choice on by what came of its row."""
     if outcome.fault == "nothing allowed":
         error = "no token is allowed here by the grammar and the settings together"

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 
 from ..model.exact import TokenByToken
+from .choice_sampling import ChoiceSampling
 from .device import CudaDevice
 from .engine import Engine
 from .graphs import CudaRecorder, buckets, recordable
 from .request import SamplingParams
-from .sampler import ChoiceSampling
 
 
 def warm_up(engine: Engine, progress: Callable[[float], None] | None = None) -> None:
