@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent / "interpreted"
-FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
+SLOW = {"test_loop.py"}
+FILES = [
+    pytest.param(path.name, marks=[pytest.mark.slow] if path.name in SLOW else [])
+    for path in sorted(FOLDER.glob("test_*.py"))
+]
 ENVIRONMENT = {**os.environ, "TRITON_INTERPRET": "1", "ROOKERY_KERNELS": "triton", "OMP_NUM_THREADS": "1"}
 
 

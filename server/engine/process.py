@@ -111,10 +111,11 @@ class EngineServer:
                 return
             assert self.engine is not None
             steps = self.engine.steps
-            self._report(self.engine.step())
+            events = self.engine.step()
+            self._report(events)
             wait_ms = _IDLE_MS
             if self.engine.busy:
-                wait_ms = 0 if self.engine.steps != steps else _HELD_MS
+                wait_ms = 0 if events or self.engine.steps != steps else _HELD_MS
 
     def wait_for_stop(self, timeout_s: float) -> None:
         end = monotonic() + timeout_s
