@@ -46,6 +46,7 @@ class Flight:
     start: float
     """When it was launched, in seconds."""
     tokens: Callable[[], list[int]]
+    """From `Device.fetch`."""
 
     def read(self) -> list[int]:
         """Wait for the step; to be called once. One token for each that is ready: -1 where none could be drawn."""
@@ -111,9 +112,10 @@ class DeviceLoop:
             hidden, tokens = self._mixed(batch)
         else:
             hidden, tokens = self._decode(batch.slots)
+        fetched = self._device.fetch(tokens)
         for choice in ready:
             choice.unread += 1
-        return Flight(batch, ready, hidden, start, self._device.fetch(tokens))
+        return Flight(batch, ready, hidden, start, fetched)
 
     def leave(self) -> None:
         """The host has drawn tokens: whoever comes back enters anew."""
