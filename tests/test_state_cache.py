@@ -56,49 +56,49 @@ def test_twins_of_a_digest_go_their_own_ways() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 300), st.booleans()), max_size=60))
-def test_memory_stays_within_its_budget_and_tells_what_it_drops(uses: list[tuple[int, int, bool]]) -> None:
-    held: set[bytes] = set()
-    memory = StateMemory(5 * SIZE + 17, lambda key, _: held.remove(key))
+def test_memory_stays_within_its_budget(uses: list[tuple[int, int, bool]]) -> None:
+    memory = StateMemory(5 * SIZE + 17)
     for number, gain, put in uses:
-        key = bytes([number])
+        key, held = bytes([number]), len(memory)
         if put:
-            assert memory.put(key, snapshot(), gain=gain)
-            held.add(key)
+            fits = key in memory or held < 5
+            assert memory.keep(NAMES, number, key, snapshot(), gain=gain) and key in memory
+            assert memory.evictions or fits
         else:
-            assert (memory.get(key) is not None) == (key in held)
+            assert (memory.take(key) is not None) == (key in memory)
         assert memory.used_bytes == len(memory) * SIZE <= memory.budget_bytes
-        assert set(memory._held) == held
+        assert sorted(memory.places.lengths(NAMES)) == sorted(key[0] for key, _, _ in memory)
 
 
 def test_what_saves_least_goes_first_and_what_is_never_used_goes_in_the_end() -> None:
     memory = StateMemory(3 * SIZE)
-    memory.put(b"great", snapshot(), gain=1000)
-    memory.put(b"small", snapshot(), gain=10)
-    memory.put(b"used", snapshot(), gain=10)
-    memory.get(b"used")
-    memory.put(b"new", snapshot(), gain=10)
+    memory.keep(NAMES, 1, b"great", snapshot(), gain=1000)
+    memory.keep(NAMES, 1, b"small", snapshot(), gain=10)
+    memory.keep(NAMES, 1, b"used", snapshot(), gain=10)
+    memory.take(b"used")
+    memory.keep(NAMES, 1, b"new", snapshot(), gain=10)
     assert b"small" not in memory and {b"great", b"used", b"new"} == set(memory._held)
     for number in range(200):
-        memory.put(b"%d" % number, snapshot(), gain=10)
+        memory.keep(NAMES, 1, b"%d" % number, snapshot(), gain=10)
     assert b"great" not in memory
     assert memory.evictions == 201
 
 
 def test_one_larger_than_the_budget_is_not_taken_and_drops_nothing() -> None:
     memory = StateMemory(2 * SIZE)
-    memory.put(b"a", snapshot(), gain=1)
-    assert not memory.put(b"b", snapshot(10_000), gain=10**6)
+    memory.keep(NAMES, 1, b"a", snapshot(), gain=1)
+    assert not memory.keep(NAMES, 1, b"b", snapshot(10_000), gain=10**6)
     assert b"a" in memory
 
 
 def test_a_cache_knows_the_lengths_of_what_it_holds() -> None:
     cache = PrefixCache(2 * SIZE)
     for length in (5, 5, 9, 7):
-        cache.put(NAMES, length, bytes([length, len(cache.memory)]), snapshot(), gain=length)
+        cache.memory.keep(NAMES, length, bytes([length, len(cache.memory)]), snapshot(), gain=length)
     assert len(cache.memory) == 2 and sorted(cache.lengths(NAMES)) == [7, 9]
     assert not list(cache.lengths(namespace("other")))
     cache.discard(bytes([9, 2]))
-    assert sum(cache._places._lengths[NAMES].values()) == len(cache.memory) == len(cache._places)
+    assert sum(cache.memory.places._lengths[NAMES].values()) == len(cache.memory) == len(cache.memory.places)
 
 
 def test_marks_forget_the_oldest() -> None:

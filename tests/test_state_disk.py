@@ -84,13 +84,13 @@ def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
     assert put(disk, 1)  # now with the output of its last token
     disk.close()
     disk = tier(tmp_path)
-    assert sorted(disk.places.lengths(NAMES)) == [10, 20, 30, 40]
+    assert sorted(disk.lengths(NAMES)) == [10, 20, 30, 40]
     for number in range(1, 5):
         assert same(fetch(disk, number), snapshot(number, complete=number != 3))
     assert (disk.hits, disk.damaged, len(disk), len(files(tmp_path))) == (4, 0, 4, 4)
     disk.discard(key(2))
     disk.poll()
-    assert len(files(tmp_path)) == 3 and not disk.has(key(2)) and 20 not in disk.places.lengths(NAMES)
+    assert len(files(tmp_path)) == 3 and not disk.has(key(2)) and 20 not in disk.lengths(NAMES)
     disk.close()
 
 
@@ -164,7 +164,8 @@ def test_files_that_were_swapped_or_are_gone_are_noticed(tmp_path: Path) -> None
     disk = tier(tmp_path)
     for number in (1, 2, 3):
         put(disk, number)
-    paths = [tmp_path / "states" / disk._entries[key(number)].blob for number in (1, 2, 3)]
+    blobs = {key: entry.blob for key, entry, _ in disk._shelf}
+    paths = [tmp_path / "states" / blobs[key(number)] for number in (1, 2, 3)]
     paths[0].rename(tmp_path / "kept")
     paths[1].rename(paths[0])
     (tmp_path / "kept").rename(paths[1])

@@ -87,7 +87,7 @@ class PrefixReuse:
         digest = plan.end.copy()
         digest.extend(choice.tokens[:-1])
         snapshot = Snapshot(self._pool.save(slot))
-        self.cache.put(plan.namespace, digest.length, digest.key, snapshot, gain=len(choice.tokens) - 1)
+        self.cache.memory.keep(plan.namespace, digest.length, digest.key, snapshot, gain=len(choice.tokens) - 1)
         self._store(plan, digest.length, digest.key, snapshot)
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class PrefixReuse:
             self._waits.begin(plan, what or self._load(plan, known))
             return
         if best:
-            snapshot = loaded or self.cache.take(plan.keys[best])
+            snapshot = loaded or self.cache.memory.take(plan.keys[best])
             assert snapshot is not None
             self._pool.write(prefill.choices[0].slot, snapshot.state)
             prefill.position = prefill.cached = plan.saved = best
@@ -162,23 +162,23 @@ class PrefixReuse:
             key,
             position,
             self.cache.disk.fetch,
-            lambda snapshot: self.cache.put(names, position, key, snapshot, gain=position),
+            lambda snapshot: self.cache.memory.keep(names, position, key, snapshot, gain=position),
         )
 
     def _usable(self, plan: Plan, position: int) -> bool:
-        snapshot = self.cache.peek(plan.keys[position])
+        snapshot = self.cache.memory.peek(plan.keys[position])
         return snapshot is not None and (position < len(plan.prefill.token_ids) or snapshot.hidden is not None)
 
     def _save(self, plan: Plan, position: int, slot: int, hidden: Tensor | None) -> None:
         key = plan.keys.get(position)
         if key is None:
             return
-        held = self.cache.peek(key)
+        held = self.cache.memory.peek(key)
         if held is not None and (held.hidden is not None or hidden is None):
             plan.saved = position
             return
         snapshot = Snapshot(self._pool.save(slot), None if hidden is None else hidden.to("cpu", copy=True))
-        self.cache.put(plan.namespace, position, key, snapshot, gain=position - plan.saved)
+        self.cache.memory.keep(plan.namespace, position, key, snapshot, gain=position - plan.saved)
         self._store(plan, position, key, snapshot)
         for at in plan.kept(position):
             self.cache.discard(plan.keys[at])

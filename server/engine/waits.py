@@ -79,7 +79,7 @@ class Waits:
         key: bytes,
         position: int,
         fetch: Callable[[bytes, Callable[[Snapshot | None], None]], None],
-        found: Callable[[Snapshot], None],
+        found: Callable[[Snapshot], object],
     ) -> Load:
         """Have the state of a prefix read; whoever needs it while that goes on waits for the same.
 

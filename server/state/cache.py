@@ -6,15 +6,14 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from .disk import DiskTier
-from .memory import Snapshot, StateMemory
-from .places import Places
+from .memory import StateMemory
 
 MARKS = 2**17
 """Prefixes that are remembered without a state: about 20 MB."""
 
 
 class PrefixCache:
-    """Which prefixes of a namespace have a state, over a `StateMemory` that may drop any of them at any time.
+    """Which prefixes of a namespace have a state. The tiers may drop any of them at any time.
 
     Attributes:
         memory: states that can be used at once.
@@ -22,39 +21,19 @@ class PrefixCache:
     """
 
     def __init__(self, budget_bytes: int) -> None:
-        self.memory = StateMemory(budget_bytes, lambda key, _: self._places.remove(key))
+        self.memory = StateMemory(budget_bytes)
         self.disk: DiskTier | None = None
-        self._places = Places()
 
     def lengths(self, namespace: bytes) -> set[int]:
         """Lengths at which a prefix of this namespace may have a state."""
-        lengths = set(self._places.lengths(namespace))
-        return lengths if self.disk is None else lengths.union(self.disk.places.lengths(namespace))
-
-    def peek(self, key: bytes) -> Snapshot | None:
-        """The state at a prefix, if it is in memory, without counting it as a use."""
-        return self.memory.peek(key)
-
-    def take(self, key: bytes) -> Snapshot | None:
-        """The state at a prefix, if it is in memory, for use."""
-        return self.memory.get(key)
-
-    def put(self, namespace: bytes, length: int, key: bytes, snapshot: Snapshot, *, gain: int) -> None:
-        """Keep a state in memory; `gain` is how many tokens it is ahead of the next shorter one that is kept."""
-        self._drop(key)
-        if self.memory.put(key, snapshot, gain=gain):
-            self._places.add(key, namespace, length)
+        lengths = set(self.memory.places.lengths(namespace))
+        return lengths if self.disk is None else lengths.union(self.disk.lengths(namespace))
 
     def discard(self, key: bytes) -> None:
         """Drop one wherever it is, if it is there."""
-        self._drop(key)
+        self.memory.remove(key)
         if self.disk is not None:
             self.disk.discard(key)
-
-    def _drop(self, key: bytes) -> None:
-        if key in self._places:
-            self.memory.discard(key)
-            self._places.remove(key)
 
 
 class Marks:

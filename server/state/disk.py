@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,7 @@ from ..errors import StartupError
 from .blobs import FileBlobs
 from .index import open_index
 from .memory import Snapshot
-from .places import Places
-from .ranking import Ranking
+from .shelf import Shelf
 from .snapshot import SnapshotError, StateDtype, StateFormat, read_snapshot, write_snapshot
 from .store import checksum
 from .worker import Worker
@@ -75,9 +74,7 @@ class DiskTier:
         self, folder: Path, budget_bytes: int, format: StateFormat, *, dtype: StateDtype, worker: Worker
     ) -> None:
         self.hits = self.skipped = self.damaged = 0
-        self.places = Places()
-        self._ranking = Ranking(budget_bytes)
-        self._entries: dict[bytes, _Entry] = {}
+        self._shelf = Shelf[_Entry](budget_bytes)
         self._waiting_bytes = 0
         self._failing = False
         self._folder = folder
@@ -97,18 +94,22 @@ class DiskTier:
 
     @property
     def used_bytes(self) -> int:
-        return self._ranking.used_bytes
+        return self._shelf.used_bytes
 
     @property
     def evictions(self) -> int:
-        return self._ranking.evictions
+        return self._shelf.evictions
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._shelf)
+
+    def lengths(self, namespace: bytes) -> Iterable[int]:
+        """At which prefixes of a namespace end that are here."""
+        return self._shelf.places.lengths(namespace)
 
     def has(self, key: bytes, *, complete: bool = False) -> bool:
         """Whether the state of a prefix is here; `complete` asks for the output of its last token too."""
-        entry = self._entries.get(key)
+        entry = self._shelf.peek(key)
         return entry is not None and (entry.complete or not complete)
 
     def put(self, namespace: bytes, length: int, key: bytes, snapshot: Snapshot, *, gain: int) -> bool:
@@ -122,19 +123,18 @@ class DiskTier:
             self.skipped += 1
             return False
         self.discard(key)
-        evicted = self._ranking.add(key, size, gain=gain)
+        entry = _Entry(snapshot.hidden is not None, waiting=snapshot)
+        evicted = self._shelf.put(namespace, length, key, entry, size_bytes=size, gain=gain)
         if evicted is None:
             return False
         for gone in evicted:
             self._forget(gone)
-        entry = self._entries[key] = _Entry(snapshot.hidden is not None, waiting=snapshot)
-        self.places.add(key, namespace, length)
         self._waiting_bytes += size
 
         def written(file: tuple[str, str] | None) -> None:
             self._waiting_bytes -= size
             entry.waiting = None
-            here = self._entries.get(key) is entry
+            here = self._shelf.peek(key) is entry
             if file is None:
                 self.skipped += here
                 self._lose(key, entry)
@@ -156,15 +156,16 @@ class DiskTier:
     def fetch(self, key: bytes, done: Callable[[Snapshot | None], None]) -> None:
         """Read a state that is here; `done` is called with it now or at a later `poll`, with None where it is not sound
         and so is here no longer."""
-        entry = self._entries[key]
+        entry = self._shelf.peek(key)
+        assert entry is not None
         if entry.waiting is not None:
             done(entry.waiting)
             return
 
         def read(snapshot: Snapshot) -> None:
             self.hits += 1
-            if self._entries.get(key) is entry:
-                self._ranking.use(key)
+            if self._shelf.peek(key) is entry:
+                self._shelf.use(key)
             done(snapshot)
 
         def failed(error: Exception) -> None:
@@ -177,9 +178,9 @@ class DiskTier:
 
     def discard(self, key: bytes) -> None:
         """Drop one, if it is here."""
-        if key in self._entries:
-            self._ranking.remove(key)
-            self._forget(key)
+        entry = self._shelf.remove(key)
+        if entry is not None:
+            self._forget(entry)
 
     def poll(self) -> None:
         """Take note of what the thread has done."""
@@ -189,7 +190,7 @@ class DiskTier:
         """Write what waits, and how often each file was used."""
         self._worker.close()
         self._worker.poll()
-        hits = [(self._ranking.hits(key), entry.blob) for key, entry in self._entries.items()]
+        hits = [(uses, entry.blob) for _, entry, uses in self._shelf]
         try:
             with self._index:
                 self._index.executemany("update prefixes set hits = ?1 where blob = ?2 and hits < ?1", hits)
@@ -197,17 +198,15 @@ class DiskTier:
             log.warning("the uses of stored prefixes could not be noted: %s", error)
         self._index.close()
 
-    def _forget(self, key: bytes) -> None:
-        """A key is ranked no longer: its file goes, or is not written at all."""
-        entry = self._entries.pop(key)
-        self.places.remove(key)
+    def _forget(self, entry: _Entry) -> None:
+        """A key has it no longer: its file goes, or is not written at all."""
         entry.waiting = None
         if entry.blob:
             self._remove(entry.blob)
 
     def _lose(self, key: bytes, entry: _Entry) -> None:
         """What an entry stands for is not there."""
-        if self._entries.get(key) is entry:
+        if self._shelf.peek(key) is entry:
             self.discard(key)
 
     def _remove(self, blob: str) -> None:
@@ -263,9 +262,8 @@ class DiskTier:
             gone.add(blob)
             if sizes.get(blob) != size:
                 self.damaged += 1
-            elif key not in self._entries and self._ranking.fits(max(size, FILE_BYTES)):
+            elif key not in self._shelf and self._shelf.fits(max(size, FILE_BYTES)):
                 gone.remove(blob)
-                self._ranking.add(key, max(size, FILE_BYTES), gain=gain, hits=hits)
-                self._entries[key] = _Entry(bool(complete), blob=blob, checksum=digest)
-                self.places.add(key, namespace, length)
+                entry = _Entry(bool(complete), blob=blob, checksum=digest)
+                self._shelf.put(namespace, length, key, entry, size_bytes=max(size, FILE_BYTES), gain=gain, hits=hits)
         self._erase(gone)
