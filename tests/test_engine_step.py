@@ -280,7 +280,7 @@ class SlowGrammar:
     held = False
     complete = False
 
-    def start(self, params: SamplingParams) -> SlowGrammar | None:
+    def start(self, params: SamplingParams, tenant: str = "") -> SlowGrammar | None:
         return self if params.grammar is not None else None
 
     def prepare(self) -> None:
