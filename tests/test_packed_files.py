@@ -207,8 +207,8 @@ def rewritten(path: Path, **metadata: str | None) -> Path:
         ({"shapes": None}, "metadata", "convert"),
         ({"shapes": '{"emb.weight": [-1, "a"]}'}, "metadata", "convert"),
         ({"source": "another"}, "damaged", "again"),
-        ({"digest": None}, "metadata", "convert"),
-        ({"digest": "0"}, "damaged", "again"),
+        ({"checksum": None}, "metadata", "convert"),
+        ({"checksum": "0"}, "damaged", "again"),
     ],
 )
 def test_the_reason_is_told(metadata: dict[str, str | None], cause: str, mend: str, tmp_path: Path) -> None:

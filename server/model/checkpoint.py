@@ -26,7 +26,7 @@ class Checkpoint:
     tuned_state: the initial state found inside the file (its `time_state` keys), None where there is none.
     named_states: further initial states by name, each from a file of its own.
     fingerprint: hex digest of the contents, which ties stored states to the weights that made them.
-    kept, packed, digest: of a file whose matrices were packed for the native library, how ("int8"), the matrices by
+    kept, packed, checksum: of a file whose matrices were packed for the native library, how ("int8"), the matrices by
         name as `kept.matrices` has them, and its checksum; in `tensors` matrices have a shape only, on "meta".
     """
 
@@ -38,7 +38,7 @@ class Checkpoint:
     fingerprint: str = ""
     kept: str | None = None
     packed: Mapping[str, Packed] = field(default_factory=dict)
-    digest: str = ""
+    checksum: str = ""
 
     def initial_state(self, name: str | None) -> State | None:
         """What `Model.initial_state` answers: the state of that name, the file's own for None; None means zero.

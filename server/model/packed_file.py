@@ -3,7 +3,7 @@
 The tensors are those of `kept.matrices`, their scales beside them under the name with `.scale`, and everything else in
 float32 under its official name; all but the smallest begin at a multiple of 64 bytes. The metadata says how the
 matrices are kept, which layout they have (PACKING), the official shapes, the fingerprint of the checkpoint they were
-made from, and a digest over the whole file.
+made from, and a checksum over the whole file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ SCALE = ".scale"
 _LINE_BYTES = 64
 _PIECE_BYTES, _READ_BYTES = 2**24, 2**20
 _WORKERS = 8
-_NO_DIGEST = "0" * 64
+_NO_CHECKSUM = "0" * 64
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
 _CONVERT = "convert the checkpoint it was made from again"
 
@@ -57,8 +58,8 @@ def read_packed(path: Path, progress: Callable[[float], None] | None = None) -> 
     """
     checkpoint = open_packed(path)
     if checkpoint is not None:
-        written = checkpoint.digest
-        if _digest(path, written, progress) != written:
+        written = checkpoint.checksum
+        if _checksum(path, written, progress) != written:
             raise unusable(path, "its contents are not those it was written with: the file is damaged", AGAIN)
     return checkpoint
 
@@ -115,7 +116,7 @@ def _checkpoint(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, s
         shape=sizes.shape,
         tuned_state=tuned_state,
         fingerprint=metadata["fingerprint"],
-        digest=metadata["digest"],
+        checksum=metadata["checksum"],
         kept=metadata["kept"],
         packed=packed,
     )
@@ -172,7 +173,7 @@ def write_packed(path: Path, checkpoint: Checkpoint, kept: str, source: str) -> 
         "source": source,
         "fingerprint": kept_fingerprint(checkpoint.fingerprint, kept),
         "shapes": json.dumps({key: list(tensor.shape) for key, tensor in checkpoint.tensors.items()}),
-        "digest": _NO_DIGEST,
+        "checksum": _NO_CHECKSUM,
     }
     header, places = _header(plan, metadata)
     with path.open("wb") as file:
@@ -195,7 +196,7 @@ def write_packed(path: Path, checkpoint: Checkpoint, kept: str, source: str) -> 
             put(key, wkv)
         file.flush()
         file.seek(0)
-        file.write(header.replace(_NO_DIGEST.encode(), _digest(path, _NO_DIGEST, None).encode()))
+        file.write(header.replace(_NO_CHECKSUM.encode(), _checksum(path, _NO_CHECKSUM, None).encode()))
 
 
 def _header(plan: Mapping[str, Numbers], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
@@ -215,33 +216,34 @@ def _header(plan: Mapping[str, Numbers], metadata: Mapping[str, str]) -> tuple[b
     return len(text).to_bytes(8, "little") + text, {name: begin + start for name, start in starts.items()}
 
 
-def _digest(path: Path, written: str, progress: Callable[[float], None] | None) -> str:
-    """SHA-256 over the file, with its own digest as zeros: of pieces side by side, then of their digests.
+def _checksum(path: Path, written: str, progress: Callable[[float], None] | None) -> str:
+    """CRC-32 of pieces of the file, taken side by side, then a digest of these and of the header; its own place in it
+    counts as zeros. For damage, not for forgery: whoever can write the file can write the checksum.
 
     It is read, not mapped: what is only checked does not become resident.
     """
     with path.open("rb") as file:
         length = 8 + int.from_bytes(file.read(8), "little")
         file.seek(0)
-        header = file.read(length).replace(written.encode(), _NO_DIGEST.encode(), 1)
+        header = file.read(length).replace(written.encode(), _NO_CHECKSUM.encode(), 1)
         size = os.fstat(file.fileno()).st_size
 
-        def of_piece(start: int) -> bytes:
-            digest, buffer = hashlib.sha256(), memoryview(bytearray(_READ_BYTES))
+        def of_piece(start: int) -> int:
+            checksum, buffer = 0, memoryview(bytearray(_READ_BYTES))
             end = min(start + _PIECE_BYTES, size)
             while start < end:
                 count = os.preadv(file.fileno(), [buffer[: end - start]], start)
                 if not count:
                     break  # cut off meanwhile
-                digest.update(buffer[:count])
+                checksum = crc32(buffer[:count], checksum)
                 start += count
-            return digest.digest()
+            return checksum
 
         whole = hashlib.sha256(header)
         pieces = range(length, size, _PIECE_BYTES)
         with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
             for done, part in enumerate(pool.map(of_piece, pieces), 1):
-                whole.update(part)
+                whole.update(part.to_bytes(4, "little"))
                 if progress is not None:
                     progress(done / len(pieces))
     return whole.hexdigest()
