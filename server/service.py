@@ -58,6 +58,7 @@ class ServedModel:
             StartupError: a file is missing or unusable.
         """
         tokenizer = load_tokenizer(config.tokenizer, model_path=model_path, vocab_size=info.vocab_size)
+        tokenizer.encode(" ")  # has it make now what it makes for its first text
         return cls(
             names=served_names(config, model_path),
             info=info,

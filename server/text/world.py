@@ -142,8 +142,6 @@ class WorldTokenizer:
         self.vocab_size = max(tokens) + 1
         self._tokens = [tokens.get(token_id, b"") for token_id in range(self.vocab_size)]
         self._longest = max(map(len, self._tokens))
-        table = [EOS_NAME, *self._tokens[1:]]
-        self._trie = guidance_tokenizer(table, eos_token_id=EOS_TOKEN_ID, slices=[])
 
     @classmethod
     def from_file(cls, path: Path) -> WorldTokenizer:
@@ -209,6 +207,11 @@ class WorldTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    @cached_property
+    def _trie(self) -> LLTokenizer:
+        """Made for the first text: an engine needs none before its first grammar."""
+        return guidance_tokenizer([EOS_NAME, *self._tokens[1:]], eos_token_id=EOS_TOKEN_ID, slices=[])
 
     @cached_property
     def llguidance(self) -> LLTokenizer:
