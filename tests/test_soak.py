@@ -183,9 +183,9 @@ class Talks:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def all(self, of: Callable[[int], Any], count: int) -> Iterator[Any]:
-        with ThreadPoolExecutor(CLIENTS) as clients:
-            yield from clients.map(of, range(count))
+    def all(self, of: Callable[[int], Any], numbers: range) -> Iterator[Any]:
+        with ThreadPoolExecutor(4 * CLIENTS) as clients:
+            yield from clients.map(of, numbers)
 
     def begin(self, number: int) -> dict[str, Any]:
         return self._ask(prompt=self.words(number), session_id=f"s{number}")
@@ -223,12 +223,12 @@ def test_sessions_stay_within_the_budget_and_all_resume_from_disk(tmp_path: Path
     half = str(budget // 2)
     flags = ("--data-dir", str(tmp_path / "data"), "--cache-memory", half, "--session-memory", half)
     with server_process(tmp_path, *flags, write=write_big) as server, Talks(server) as talks:
-        warm = [talks.begin(count + number) for number in range(20)]
+        replies = [answer["token_ids"] for answer in talks.all(talks.begin, range(20))]
         before = server.usage()
-        replies = [answer["token_ids"] for answer in talks.all(talks.begin, count)]
-        server.wait_metric("rookery_sessions", count + len(warm))
+        replies += [answer["token_ids"] for answer in talks.all(talks.begin, range(20, count))]
+        server.wait_metric("rookery_sessions", count)
         assert server.metric("rookery_state_bytes", tier="sessions") > 1.2 * budget
-        for number, answer in enumerate(talks.all(talks.resume, count)):
+        for number, answer in enumerate(talks.all(talks.resume, range(count))):
             assert answer["cached"] == 24 + 4
             if number % (count // 50) == 0:
                 again = talks.replay(number, replies[number])
