@@ -23,9 +23,9 @@ from .request import Request
 from .waits import Load, Waits
 
 WORTH_READING = {"cpu": WORTHWHILE, "cuda": 512}
-"""Tokens, by device, that a state must save to be written to the disk and read from it. On two cores a read costs what
-12 tokens cost (`bench/restore-rwkv7-0.1b.json`). A GPU computes prompts a hundred times faster: its number is the most
-that a read may cost by the project's promise, and not measured."""
+"""Tokens, by device, that a state must save to be written to the disk and read from it. On a processor a read costs
+what 5 to 12 tokens cost (`bench/restore-rwkv7-0.1b.json`, float32 and bfloat16). A GPU computes prompts a hundred times
+faster: its number is the most that a read may cost by the project's promise, and not measured."""
 
 
 class PrefixReuse:
