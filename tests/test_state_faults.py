@@ -1,8 +1,9 @@
-"""A real server whose disk fills up, or whose folder is taken away, while it serves."""
+"""A real server whose disk fills up, whose folder is taken away, whose files are damaged."""
 
 from __future__ import annotations
 
 import resource
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from .server_process import MODEL, ServerProcess, server_process
+from .test_state_store import DAMAGES
 
 
 def post(server: ServerProcess, path: str, **body: object) -> httpx.Response:
@@ -107,3 +109,42 @@ def test_a_disk_that_fails_costs_turns_and_nothing_else(tmp_path: Path) -> None:
         assert goes_on.status_code == 200
         assert "damaged" not in server.log and "missing" not in server.log
         assert server.stop() == 0
+
+
+@pytest.mark.timeout(300)
+def test_files_damaged_in_every_way_cost_their_own_sessions(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    flags = ("--data-dir", str(data))
+    ids = [f"s{number}" for number in range(len(DAMAGES))]
+    with server_process(tmp_path, *flags) as server:
+        for id in [*ids, "well"]:
+            assert (
+                post(server, "/v1/completions", prompt=f"this is {id}", max_tokens=2, session_id=id).status_code == 200
+            )
+        well = exported(server, "well").content
+        assert server.stop() == 0
+    with sqlite3.connect(data / "index.sqlite") as index:
+        blobs = dict(index.execute("select id, blob from sessions").fetchall())
+    index.close()
+    for id, damage in zip(ids, DAMAGES, strict=True):
+        path = data / "states" / blobs[id]
+        whole = path.read_bytes()
+        path.write_bytes(damage(whole))
+        if path.read_bytes() == whole:  # what it would change is not in this model's files
+            path.write_bytes(whole[:-1])
+    with server_process(tmp_path, *flags) as server:
+        for id in ids:
+            answer = post(server, "/v1/completions", prompt="go on", max_tokens=2, session_id=id)
+            for refused in (answer, exported(server, id)):
+                assert refused.status_code == 410 and refused.json()["error"]["code"] == "session_damaged"
+        assert exported(server, "well").content == well
+        for id in ids[:3]:
+            assert httpx.delete(f"{server.url}/v1/sessions/{id}", timeout=60).status_code == 200
+            assert post(server, "/v1/completions", prompt="anew", max_tokens=2, session_id=id).status_code == 200
+        assert post(server, "/v1/completions", prompt="go on", max_tokens=2, session_id="well").status_code == 200
+        assert server.metric("rookery_sessions_damaged_total") >= len(ids)
+        assert not Path("/tmp/pickled").exists() and server.stop() == 0
+
+
+def exported(server: ServerProcess, id: str) -> httpx.Response:
+    return httpx.get(f"{server.url}/v1/sessions/{id}/state", timeout=60)
