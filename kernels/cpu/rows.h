@@ -21,7 +21,7 @@ KERNEL static void pack_row(const float *x, const Buffer *out, int64_t token) {
         most = larger(magnitude(v), most);
         poison += v * 0.0f;
     }
-    float top = largest(most), inverse = top > 0 ? 127.0f / top : 0.0f;
+    float top = largest(most), inverse = top > 0x1p-119f ? 127.0f / top : 0.0f; /* of less it would be infinite */
     int8_t *to = (int8_t *)out->data + token * out->stride;
     int32_t *header = (int32_t *)out->scale + token * out->scale_stride, total = 0;
     float scale = top / 127.0f + sum(poison);
@@ -29,6 +29,7 @@ KERNEL static void pack_row(const float *x, const Buffer *out, int64_t token) {
         vf part = {0}; /* of whole numbers, so exact */
         for (int64_t i = group * GROUP; i < (group + 1) * GROUP && i < n; i += LANES) {
             vf whole = load(x + i, n - i) * inverse + ROUND_TO_INTEGER - ROUND_TO_INTEGER;
+            whole = larger(whole, splat(-127.0f)); /* a NaN has no integer; the scale keeps it */
             vb bytes = __builtin_convertvector(__builtin_convertvector(whole, vi), vb);
             memcpy(to + i, &bytes, sizeof bytes); /* behind the numbers there is room, and zeros are written there */
             part += whole;
