@@ -235,5 +235,4 @@ def test_sessions_stay_within_the_budget_and_all_resume_from_disk(tmp_path: Path
                 assert (answer["token_ids"], answer["logprobs"]) == (again["token_ids"], again["logprobs"])
         held = sum(server.metric("rookery_state_bytes", tier=tier) for tier in ("memory", "session_memory"))
         assert 0.5 * budget < held <= budget and server.metric("rookery_sessions_damaged_total") == 0
-        # half as much again is what the allocator leaves between states: 434 MB with 10,000 sessions at 256 MiB
-        assert_flat(before, server.usage(), allowed_bytes=budget * 3 // 2 + RSS_GROWTH)
+        assert_flat(before, server.usage(), allowed_bytes=budget + 24 * MIB)

@@ -25,6 +25,7 @@ import zmq
 
 from ..errors import InvalidRequest, NotReady, RookeryError, StartupError
 from ..logs import configure_logging
+from .heap import Heap
 from .messages import (
     HEARTBEAT_S,
     Accepted,
@@ -79,6 +80,7 @@ class EngineServer:
         self._owners: dict[str, _Owner] = {}
         """By request id."""
         self._beat_at = monotonic()
+        self._heap = Heap()
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a peer that is gone is an error, not silence
@@ -195,6 +197,8 @@ class EngineServer:
         if due:
             self._beat_at = monotonic()
         stats = self.engine.stats()
+        if due:
+            self._heap.give_back(stats.cache_evictions + stats.session_evictions)
         for peer in tuple(self._peers) if due else tuple(by_peer):
             self._send(peer, Step.pack(stats, by_peer[peer]))
 
