@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve check test test-slow test-clients check-deploy bench bench-cpu bench-peers docs gosling-eval gosling-train sanitize check-aarch64 clean
+.PHONY: setup serve check test test-slow test-clients check-gosling check-deploy bench bench-cpu bench-peers docs gosling-eval gosling-train sanitize check-aarch64 clean
 
 setup: $(STAMP)
 
@@ -26,10 +26,14 @@ check: setup
 
 test: setup
 	tests/browser/install.sh
-	$(BIN)/pytest -m "not gpu and not slow and not deploy and not peers"
+	$(BIN)/pytest -m "not gpu and not slow and not training and not deploy and not peers"
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# two minutes of training the built-in model from nothing
+check-gosling: setup
+	$(BIN)/pytest -m training
 
 # needs npm and packages from PyPI
 test-clients: setup

@@ -94,6 +94,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.training
 def test_two_minutes_of_training_recall_a_fact(tmp_path: Path) -> None:
     """What CI runs: the loss falls, and a model from nothing answers small talk and recalls over a short way."""
     command = [*TRAIN, "--smoke", "--tokens", "1.2e6", "--out", str(tmp_path), "--report-s", "5"]

@@ -322,8 +322,11 @@ def test_nobody_finds_what_is_not_his(host: Host) -> None:
         assert host(prompt, tenant="a")[1] == 0
         expected = 0 if options else 60
         assert host(prompt, tenant="a", tuned_state="tuned")[1] == expected
-        shutil.rmtree(host.folder / "states") if options else None
-        (host.folder / "states").mkdir(exist_ok=True)
+        if options:
+            host.engine.close()  # which writes what it has begun to
+            shutil.rmtree(host.folder / "states")
+            (host.folder / "states").mkdir()
+            host.start(**options)
 
 
 def test_a_damaged_prefix_is_computed_again(host: Host) -> None:
