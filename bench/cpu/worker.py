@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from importlib import import_module
@@ -68,12 +67,11 @@ def prefill(engine: Engine, tokens: int) -> float:
 
 
 def memory_mb() -> dict[str, float]:
-    """Resident size now and at its largest, in MB of 10^6 bytes."""
-    with open("/proc/self/statm") as statm:
-        pages = int(statm.read().split()[1])
+    """Resident size now and at its largest, in MB of 10^6 bytes; `getrusage` would tell that of whoever started it."""
+    with open("/proc/self/status") as status:
+        sizes = dict(line.split(":") for line in status)
     return {
-        "rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        name: int(sizes[key].split()[0]) * 1024 / 1e6 for name, key in (("rss_mb", "VmRSS"), ("peak_rss_mb", "VmHWM"))
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 from pathlib import Path
 
 import torch
@@ -33,5 +32,6 @@ def machine() -> dict[str, object]:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident size this process ever had, in MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    """Largest resident size this process ever had, in MB (10^6 bytes); `getrusage` would count whoever started it."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024 / 1e6
