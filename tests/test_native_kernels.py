@@ -22,6 +22,7 @@ from rookery.kernels.cpu.library import (
     library,
 )
 from rookery.kernels.cpu.packed import MEETS, Activations, Packed, pack, quantize_int4, quantize_int8
+from rookery.kernels.cpu.sources import digest
 from rookery.kernels.rows import Rows
 from rookery.kernels.wkv4 import wkv4_reference
 from rookery.kernels.wkv6 import wkv6_reference
@@ -286,6 +287,17 @@ def test_a_library_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(LIBRARY_VARIABLE, "libm.so.6")
     with pytest.raises(StaleLibrary, match="was built from other sources"):
         library.__wrapped__()
+
+
+def test_a_library_older_than_the_sources_beside_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version of programs is raised by hand; what is forgotten there must not give other tokens in silence."""
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    library.__wrapped__()
+    monkeypatch.setattr("rookery.kernels.cpu.library.digest", lambda folder: digest(folder) ^ 1)
+    with pytest.raises(StaleLibrary, match="was built from other sources"):
+        library.__wrapped__()
+    monkeypatch.setattr("rookery.kernels.cpu.library.digest", lambda folder: 0)  # an install without sources
+    library.__wrapped__()
 
 
 def test_unknown_tiers_and_teams_are_refused() -> None:

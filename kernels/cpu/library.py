@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p, sizeof
+from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p, sizeof
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
 from torch import Tensor
+
+from .sources import digest
 
 TIER_VARIABLE = "ROOKERY_CPU_TIER"
 """Environment: "portable", "avx2" or "avx512" instead of the best this machine has; for tests and comparisons."""
@@ -122,10 +124,7 @@ def library() -> ctypes.CDLL | None:
     if not built:
         return None
     native = ctypes.CDLL(str(built[-1]))
-    program = getattr(native, "rookery_program", None)
-    if program is not None:
-        program.restype, program.argtypes = c_int64, ()
-    if program is None or program() != PROGRAM:
+    if _stale(native):
         raise StaleLibrary(f"{built[-1]} was built from other sources than these")
     native.rookery_team.restype, native.rookery_team.argtypes = c_void_p, (c_int,)
     native.rookery_free.restype, native.rookery_free.argtypes = None, (c_void_p,)
@@ -134,6 +133,18 @@ def library() -> ctypes.CDLL | None:
     native.rookery_run.restype = None
     native.rookery_run.argtypes = (c_void_p, c_void_p, POINTER(COp), c_int64, POINTER(CCall))
     return native
+
+
+def _stale(native: ctypes.CDLL) -> bool:
+    """Whether its sources mean something else by a program, or are not those beside this file."""
+    try:
+        program, sources = native.rookery_program, native.rookery_sources
+    except AttributeError:
+        return True
+    program.restype, program.argtypes = c_int64, ()
+    sources.restype, sources.argtypes = c_uint64, ()
+    told, here = sources(), digest(Path(__file__).parent)
+    return program() != PROGRAM or (told != here and 0 not in (told, here))
 
 
 class Team:

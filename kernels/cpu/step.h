@@ -125,5 +125,7 @@ const char *rookery_tier_name(const Tier *tier);
 /* Raise PROGRAM_VERSION whenever the same program would mean something else: the Python side refuses other libraries. */
 enum { PROGRAM_VERSION = 4 };
 int64_t rookery_program(void);
+/* The digest of the sources (sources.py) that setup.py gives; 0 in other builds. */
+uint64_t rookery_sources(void);
 
 #endif

@@ -237,6 +237,11 @@ int rookery_threads(const Team *team) { return team->threads; }
 
 int64_t rookery_program(void) { return (int64_t)PROGRAM_VERSION << 32 | (int64_t)sizeof(Op); }
 
+#ifndef SOURCES
+#define SOURCES 0
+#endif
+uint64_t rookery_sources(void) { return SOURCES; }
+
 /* The best tier of this machine, or the one of that name; NULL where the machine lacks it. */
 const Tier *rookery_tier(const char *name) {
     const Tier *best = &tier_portable;
