@@ -55,6 +55,17 @@ BODIES_AT_ONCE = 16
 _STATE_HEADER_BYTES = 64 * 2**10
 
 
+_FAULTS = {
+    ("model_attributes_type", None): "must be an object",
+    ("dict_type", None): "must be an object",
+    ("list_type", None): "must be an array",
+    ("string_too_short", 1): "must not be empty",
+    ("too_short", 1): "must not be empty",
+}
+"""pydantic's faults, by their type and limit, whose own words speak of Python."""
+_BODY_FAULTS = {"model_attributes_type": "the body must be a JSON object", "missing": "the request has no body"}
+
+
 def create_app(config: Config, engine: EngineClient, *, demo: bool = False) -> FastAPI:
     """The ASGI application over one engine.
 
@@ -161,9 +172,10 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     fault = error.errors()[0]
     param = _field(fault["loc"], error.body, missing=fault["type"] == "missing")
-    message = str(fault["msg"]).removeprefix("Value error, ")[:500]
-    if param is None and fault["type"] == "model_attributes_type":
-        message = "the body must be a JSON object"
+    message = _FAULTS.get((fault["type"], fault.get("ctx", {}).get("min_length")), "")
+    message = message or str(fault["msg"]).removeprefix("Value error, ")[:500]
+    if param is None:
+        message = _BODY_FAULTS.get(fault["type"], message)
     code = "missing_required_parameter" if fault["type"] == "missing" else None
     return _respond(InvalidRequest(f"{param}: {message}" if param else message, param=param, code=code))
 

@@ -84,7 +84,8 @@ class Chat:
         """Reads one choice of the reply to `prompt`, up to one of `stop`."""
         splitter = None
         if prompt.dialect is not None:
-            splitter = ToolCallSplitter(prompt.dialect, self.tools)
+            demanded = self.tool_choice not in ("none", "auto")
+            splitter = ToolCallSplitter(prompt.dialect, self.tools, only_calls=demanded)
             splitter.push(prompt.opening)
         thinking = prompt.thinking == "open"
         return Answer(

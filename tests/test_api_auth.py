@@ -107,14 +107,22 @@ async def ask(app: FastAPI, path: str, headers: list[tuple[bytes, bytes]], metho
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def app() -> FastAPI:
+    """Of all tests that only send: describing the routes takes longer than asking them."""
     return create_app(CONFIG, FakeEngine(config=CONFIG))
 
 
 async def test_every_route_but_the_open_ones_needs_a_key(app: FastAPI) -> None:
-    spec = app.openapi()
-    paths = {*spec["paths"], "/docs", "/openapi.json", "/models", "/redoc", "/nothing", "/v1/anything"} - OPEN_PATHS
+    paths = {
+        *app.openapi()["paths"],
+        "/docs",
+        "/openapi.json",
+        "/models",
+        "/redoc",
+        "/nothing",
+        "/v1/anything",
+    } - OPEN_PATHS
     assert {"/v1/chat/completions", "/v1/completions", "/v1/models", "/metrics", "/version"} <= paths
     for path in paths:
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND"):

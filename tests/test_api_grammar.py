@@ -59,6 +59,8 @@ async def test_any_object_a_regex_and_a_grammar(api: Api) -> None:
     assert admits(api, " ab") and not admits(api, " abc")
     await api.complete(regex="[ab]{2}")
     assert admits(api, "ab") and not admits(api, " ab")
+    await api.complete(response_format=SCHEMA)
+    assert admits(api, '{"name":"Bern","people":7}') and not admits(api, ' {"name":"Bern","people":7}')
     await api.complete(grammar='start: "yes" | "no"')
     assert admits(api, "yes") and not admits(api, "maybe")
     await api.chat(response_format={"type": "text"})
@@ -100,6 +102,29 @@ async def test_what_cannot_be_enforced_is_refused(api: Api, path: str, fields: d
     error = await api.refused(path, **good, **fields)
     assert error["param"].startswith(param) and len(error["message"]) < 1000
     assert not api.engine.submitted
+
+
+async def test_faults_are_told_without_what_was_made_of_them(api: Api) -> None:
+    dangling = {"type": "object", "properties": {"a": {"$ref": "#/nope"}}}
+    function = {"name": "f", "parameters": dangling}
+    overlapping = {"oneOf": [{"type": "integer"}, {"type": "number"}]}
+    for fields, reason in (
+        (
+            {"regex": "("},
+            'regex cannot be enforced: invalid regex "(" (in regex): regex parse error: ( ^ error: unclosed',
+        ),
+        (
+            {"tools": [{"type": "function", "function": function}], "tool_choice": "required"},
+            "tools cannot be enforced: Pointer '/nope' does not exist",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": overlapping}}},
+            "response_format cannot be enforced: alternatives of oneOf that may overlap; use anyOf",
+        ),
+        ({"grammar": "start: nope"}, 'grammar cannot be enforced: at 1(8): unknown name: "nope" 1 | start: nope ^'),
+    ):
+        message = (await api.refused(CHAT, messages=USER, **fields))["message"]
+        assert message.startswith(reason) and len(message) <= len(reason) + len(" group")
 
 
 async def test_the_same_grammar_is_compiled_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

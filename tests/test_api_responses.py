@@ -287,7 +287,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools"),
     ({"tools": [{"type": "custom", "name": "x"}]}, "tools"),
     ({"tools": [TOOLS[0], TOOLS[0]]}, "tools"),
-    ({"tools": [{"type": "function", "name": "f", "parameters": {"not": {}}}]}, "tools[0].parameters"),
+    ({"tools": [{"type": "function", "name": "f", "parameters": {"not": {}}}]}, "tools.0.parameters"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
     ({"tool_choice": {"type": "web_search_preview"}}, "tool_choice"),

@@ -97,6 +97,16 @@ async def test_a_call_cut_by_length_says_so(api: Api) -> None:
     assert (await whole(api, max_tokens=50)).choices[0].finish_reason == "length"
 
 
+async def test_a_demanded_call_cut_before_it_has_a_name_says_nothing(api: Api) -> None:
+    api.engine.reply = says('\n{"name":"get_weather","arguments":{"city":"A"}}\n```')
+    for fields in ({"max_tokens": 8}, {"stop": "name"}):
+        choice = (await whole(api, tool_choice="required", **fields)).choices[0]
+        assert choice.message.content == "" and choice.message.tool_calls is None
+        assert choice.finish_reason == ("length" if "max_tokens" in fields else "stop")
+    chunks = await api.stream(PATH, messages=USER, tools=TOOLS, tool_choice="required", max_tokens=8)
+    assert not any(chunk["choices"][0]["delta"].get("content") for chunk in chunks)
+
+
 async def test_results_of_tools_reach_the_prompt(api: Api) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city":"A"}'}}
     messages = [

@@ -335,7 +335,7 @@ def test_tools_are_checked_by_place() -> None:
     bad = [*TOOLS, Tool("bad", "", {"not": {}})]
     with pytest.raises(InvalidRequest, match="not") as caught:
         tool_grammar(bad, "auto", tool_prompt("g1", "auto"))
-    assert caught.value.param == "tools[3].function.parameters"
+    assert caught.value.param == "tools.3.function.parameters"
 
 
 def test_the_world_vocabulary_is_constrained_too() -> None:

@@ -143,7 +143,7 @@ def test_opening_system_messages_share_a_turn() -> None:
 def test_unknown_roles_are_refused_by_place() -> None:
     with pytest.raises(InvalidRequest) as caught:
         template("world").render([Message("user", "a"), Message("wizard", "b")])
-    assert caught.value.param == "messages[1].role"
+    assert caught.value.param == "messages.1.role"
 
 
 def test_a_final_assistant_message_is_continued_exactly() -> None:

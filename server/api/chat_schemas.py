@@ -11,11 +11,9 @@ from ..errors import InvalidRequest, UnsupportedParameter
 from ..service import Constraint
 from ..text import tools
 from ..text.chat_template import Message, Prompt
-from ..text.grammar import response_grammar, tool_grammar
-from .schemas import PLAIN, WORD_OR_OBJECT, Body, GenerationBody, Refused, ToolWord
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
-JsonObject = dict[str, Any]
+from ..text.grammar import tool_grammar
+from .format_schemas import FormattedBody, JsonObject, Name
+from .schemas import PLAIN, WORD_OR_OBJECT, Body, Refused, ToolWord
 
 
 def _text_parts_only(value: Any, info: ValidationInfo) -> Any:
@@ -107,8 +105,14 @@ class FunctionTool(Body):
 
 
 def _functions_only(value: Any) -> Any:
+    if value == "custom":
+        raise UnsupportedParameter("tools of type custom are not supported: functions only", param="tools")
+    return value
+
+
+def _function_choice_only(value: Any) -> Any:
     if isinstance(value, str) and value in {"custom", "allowed_tools"}:
-        raise UnsupportedParameter(f"tools of type {value} are not supported: functions only", param="tools")
+        raise UnsupportedParameter(f"a tool_choice of type {value} is not supported", param="tool_choice")
     return value
 
 
@@ -136,33 +140,11 @@ class NamedFunction(Body):
 class NamedTool(Body):
     """`tool_choice` that demands one function."""
 
-    type: FunctionType
+    type: Annotated[Literal["function"], BeforeValidator(_function_choice_only)]
     function: NamedFunction
 
 
 ToolChoice = Annotated[ToolWord | Annotated[NamedTool, Tag("object")], WORD_OR_OBJECT]
-
-
-class JsonSchemaFormat(Body):
-    """The schema of a `json_schema` response format."""
-
-    name: Name
-    description: str | None = None
-    schema_: JsonObject | None = Field(None, alias="schema")
-    strict: bool | None = None
-
-
-class ResponseFormat(Body):
-    """`response_format`: free text, any JSON object, or JSON of a schema."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = None
-
-    @model_validator(mode="after")
-    def _has_its_schema(self) -> ResponseFormat:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise ValueError("response_format of type json_schema needs the field json_schema")
-        return self
 
 
 def _refuse_audio(value: Any) -> Any:
@@ -214,18 +196,16 @@ class ChatTurns(Body):
         )
 
 
-class ChatBody(GenerationBody, ChatTurns):
+class ChatBody(FormattedBody, ChatTurns):
     """Body of POST /v1/chat/completions."""
 
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
     modalities: Annotated[list[Literal["text"]], BeforeValidator(_refuse_audio), Field(max_length=2)] | None = None
 
     audio: Refused = None
-    prediction: Refused = None
     functions: Refused = None
     function_call: Refused = None
     web_search_options: Refused = None
@@ -235,18 +215,8 @@ class ChatBody(GenerationBody, ChatTurns):
     def _chat_fields_agree(self) -> ChatBody:
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("top_logprobs is only for logprobs: true", param="top_logprobs")
-        asked = [
-            name
-            for name, given in (
-                ("grammar", self.grammar),
-                ("regex", self.regex),
-                ("response_format", self.response_format and self.response_format.type != "text"),
-                ("tool_choice", self.forced_tools),
-            )
-            if given
-        ]
-        if len(asked) > 1:
-            raise InvalidRequest(f"{asked[0]} and {asked[1]} cannot both shape the answer", param=asked[1])
+        if self.forced_tools and self.shaped_by is not None:
+            raise InvalidRequest(f"{self.shaped_by} and tool_choice cannot both shape the answer", param="tool_choice")
         return self
 
     @property
@@ -266,7 +236,4 @@ class ChatBody(GenerationBody, ChatTurns):
         calls = tool_grammar(chat.tools, chat.tool_choice, prompt, parallel=chat.parallel_calls)
         if calls is not None:
             return Constraint(calls, "tools")
-        if self.response_format is not None and self.response_format.type != "text":
-            asked = self.response_format.model_dump(by_alias=True, exclude_none=True)
-            return Constraint(response_grammar(asked, prompt) or "", "response_format")
         return super().constraint(prompt)

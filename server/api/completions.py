@@ -14,9 +14,10 @@ from ..answer import Answer
 from ..generation import Delta, Finish, Generation
 from ..service import ServedModel, Service
 from ..text.reasoning import Piece
+from .completion_schemas import CompletionBody
 from .logprobs import Entry, Listing, legacy_logprobs
 from .openapi import Completion, answers
-from .schemas import CompletionBody, SessionHeader
+from .schemas import SessionHeader
 from .sse import DeltaStream, json_answer, nobody, whole
 
 router = APIRouter(tags=["completions"])

@@ -14,8 +14,9 @@ from ..service import Constraint
 from ..text import tools
 from ..text.chat_template import Message, Prompt
 from ..text.grammar import response_grammar, tool_grammar
-from ..text.schema_limits import check_schema
-from .chat_schemas import FunctionTool, JsonObject, Name
+from ..text.schema_limits import check_arguments, check_schema
+from .chat_schemas import FunctionTool
+from .format_schemas import JsonObject, Name
 from .item_schemas import Input, InputItem, MessageItem, stored
 from .schemas import PLAIN, WORD_OR_OBJECT, Body, GenerationBody, Refused, StreamOptions, ToolWord
 
@@ -156,6 +157,7 @@ class ResponseBody(GenerationBody):
     context_management: Refused = None
     moderation: Refused = None
     n: Refused = None
+    response_format: Refused = None
     return_token_ids: Refused = None
     session_id: Refused = None
 
@@ -242,7 +244,7 @@ class ResponseBody(GenerationBody):
             InvalidRequest: a schema, regex or grammar that cannot be enforced.
         """
         for number, tool in enumerate(chat.tools):
-            check_schema(tool.parameters, param=f"tools[{number}].parameters")
+            check_arguments(tool.parameters, param=f"tools.{number}.parameters")
         calls = tool_grammar(chat.tools, chat.tool_choice, prompt, parallel=chat.parallel_calls)
         if calls is not None:
             return Constraint(calls, "tools")

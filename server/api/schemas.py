@@ -1,4 +1,4 @@
-"""Bodies of OpenAI requests: what every generating route shares, and the completions body.
+"""Bodies of OpenAI requests: what every generating route shares.
 
 Types are strict (no "1" for 1, no 1.5 for a count), every number and list has bounds, fields this server has never
 heard of are ignored, and known fields that it does not serve are refused when they would change the answer.
@@ -47,6 +47,23 @@ def _refuse(value: Any, info: ValidationInfo) -> None:
 
 Refused = Annotated[None, BeforeValidator(_refuse), WithJsonSchema({"enum": [None, "", [], {}, False]})]
 """A field that is known and not served: refused, not quietly dropped."""
+
+_FOREIGN = {
+    "guided_json": "response_format",
+    "guided_regex": "regex",
+    "guided_choice": "regex",
+    "guided_grammar": "grammar",
+    "structured_outputs": "response_format, regex or grammar",
+    "json_schema": "response_format",
+    "ebnf": "grammar",
+    "allowed_token_ids": "logit_bias or grammar",
+    "bad_words": "logit_bias or grammar",
+    "prompt_logprobs": "echo and logprobs of /v1/completions",
+    "include_stop_str_in_output": None,
+    "use_beam_search": None,
+}
+"""Fields by which other servers (vLLM, SGLang, llama.cpp) take what changes an answer, and how it is asked for here:
+without the constraint that it believes to have set, a client would get free text."""
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -124,6 +141,15 @@ class GenerationBody(Body):
     cache: bool | None = None
     return_token_ids: bool | None = None
     session_id: SessionId | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_foreign_fields(cls, given: Any) -> Any:
+        for name in _FOREIGN.keys() & given.keys() if isinstance(given, dict) else ():
+            if given[name]:
+                mend = f"; use {_FOREIGN[name]}" if _FOREIGN[name] else ""
+                raise UnsupportedParameter(f"{name} is not a field of this server{mend}", param=name)
+        return given
 
     @model_validator(mode="after")
     def _fields_agree(self) -> GenerationBody:
@@ -270,34 +296,3 @@ def one_by_one(given: str | Sequence[str] | Sequence[int] | Sequence[Sequence[in
     if isinstance(given, str) or isinstance(given[0], int):
         return [cast(str | list[int], given)]
     return list(cast(list[str | list[int]], given))
-
-
-class CompletionBody(GenerationBody):
-    """Body of POST /v1/completions."""
-
-    prompt: PromptField | None = None
-    max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    suffix: Refused = None
-
-    @model_validator(mode="after")
-    def _best_of_agrees(self) -> CompletionBody:
-        if self.best_of is not None and self.best_of < self.choices:
-            raise InvalidRequest(f"best_of must be at least n ({self.choices})", param="best_of")
-        if self.stream and self.best_of is not None and self.best_of > self.choices:
-            raise InvalidRequest("best_of cannot be streamed: the best is known at the end", param="best_of")
-        return self
-
-    def fits_session(self) -> None:
-        super().fits_session()
-        if self.session_id is not None and (len(self.prompts) != 1 or self.best_of not in (None, 1)):
-            raise InvalidRequest("a session goes on with one prompt and one choice", param="session_id")
-        if self.session_id is not None and self.echo:
-            raise InvalidRequest("echo cannot show what a session holds", param="echo")
-
-    @property
-    def prompts(self) -> list[str | list[int]]:
-        """One entry a prompt. No prompt at all is the empty text."""
-        return [""] if self.prompt is None else one_by_one(self.prompt)

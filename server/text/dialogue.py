@@ -222,7 +222,7 @@ class _Writer:
         for i, message in enumerate(messages[len(head) :], len(head)):
             role = ROLES.get(message.role)
             if role is None:
-                raise InvalidRequest(f"a message's role must be one of {', '.join(ROLES)}", param=f"messages[{i}].role")
+                raise InvalidRequest(f"a message's role must be one of {', '.join(ROLES)}", param=f"messages.{i}.role")
             if role == "assistant":
                 self._turn("assistant", self._reply(message))
             elif role == "tool":

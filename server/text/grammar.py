@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLParserLimits, grammar_from
 
 from ..errors import InvalidRequest
 from .chat_template import Prompt
-from .schema_limits import check_schema
+from .schema_limits import check_arguments, check_schema
 from .tokenizer import Tokenizer
 from .tools import Json, NamedTool, Tool, ToolChoice, ToolDialect, compact
 
@@ -30,6 +30,11 @@ MAX_CALLS = 16
 SPACE = r"( |\r?\n[ \t]{0,40})"
 """Between the tokens of JSON, or nothing: a space, or a line break and its indentation. Unbounded, it is where a model
 that does not know what to say goes on until it is cut."""
+
+_PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
+_LISTING = re.compile(r"\n +\d+ \| .*\Z", re.DOTALL)
+_OVERLAP = re.compile(r"oneOf constraints are not supported.*")
+"""llguidance's words for it name an option that no client has."""
 
 _COMBINED = ("anyOf", "oneOf", "$ref")
 _BARE = Prompt("")
@@ -100,7 +105,7 @@ def tool_grammar(tools: Sequence[Tool], choice: ToolChoice, prompt: Prompt, *, p
         InvalidRequest: the tool named is not offered, or its parameters cannot be enforced.
     """
     for i, tool in enumerate(tools):
-        check_schema(tool.parameters, param=f"tools[{i}].function.parameters")
+        check_arguments(tool.parameters, param=f"tools.{i}.function.parameters")
     if prompt.dialect is None or choice in ("auto", "none"):
         return None
     if isinstance(choice, NamedTool):
@@ -120,8 +125,16 @@ def check_grammar(tokenizer: Tokenizer, grammar: str, *, param: str) -> None:
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():
-        reason = " ".join(matcher.get_error().split())
+        reason = _reason(matcher.get_error(), own_text=param == "grammar")
         raise InvalidRequest(f"{param} cannot be enforced: {reason[:400]}", param=param, code="unsupported_grammar")
+
+
+def _reason(error: str, *, own_text: bool) -> str:
+    """A fault of a grammar in one line. Place and lines are shown where the client wrote them: the grammar of a regex
+    or of tools was made here."""
+    if not own_text:
+        error = _LISTING.sub("", _PLACE.sub("", error))
+    return " ".join(_OVERLAP.sub("alternatives of oneOf that may overlap; use anyOf", error).split())
 
 
 def grammar_limits() -> LLParserLimits:

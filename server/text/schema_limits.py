@@ -71,6 +71,18 @@ def check_schema(schema: Mapping[str, Any], *, param: str) -> None:
         )
 
 
+def check_arguments(schema: Mapping[str, Any], *, param: str) -> None:
+    """The same for a tool's parameters, which are an object by name.
+
+    Raises:
+        InvalidRequest: as `check_schema`, or for arguments that are no object.
+    """
+    check_schema(schema, param=param)
+    kinds = schema.get("type", "object")
+    if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
+        raise InvalidRequest(f"{param}: a tool's arguments are an object, not {str(kinds)[:100]}", param=param)
+
+
 def _table(node: Mapping[str, Any], key: str, param: str) -> Mapping[str, Any]:
     """A keyword that holds schemas by name."""
     table = node.get(key, {})

@@ -51,7 +51,7 @@ class BlockTemplate:
         for i, message in enumerate(messages):
             role = ROLES.get(message.role)
             if role is None:
-                raise InvalidRequest(f"a message's role must be one of {', '.join(ROLES)}", param=f"messages[{i}].role")
+                raise InvalidRequest(f"a message's role must be one of {', '.join(ROLES)}", param=f"messages.{i}.role")
             if role != "assistant":
                 asked.append(message.content if raw else clean(message.content, self.headings))
                 continue

@@ -25,14 +25,23 @@ class ToolCallSplitter:
     Args:
         dialect: how calls are written.
         tools: those that may be called; a call of any other name is content.
+        only_calls: the reply can be nothing but calls: what is none was cut short, and is dropped.
         new_id: makes the id of each call.
 
     Attributes:
         calls: how many calls have begun.
     """
 
-    def __init__(self, dialect: ToolDialect, tools: Iterable[Tool], *, new_id: Callable[[], str] = new_call_id) -> None:
+    def __init__(
+        self,
+        dialect: ToolDialect,
+        tools: Iterable[Tool],
+        *,
+        only_calls: bool = False,
+        new_id: Callable[[], str] = new_call_id,
+    ) -> None:
         self.calls = 0
+        self._only_calls = only_calls
         self._json = dialect.syntax == "json"
         self._names = frozenset(tool.name for tool in tools)
         self._openers = {dialect.opener.replace("{name}", name): name for name in self._names}
@@ -119,6 +128,8 @@ class ToolCallSplitter:
         if not text:
             return
         self._previous = text[-1]
+        if self._only_calls:
+            return
         self._after_call = False
         if self._out and isinstance(self._out[-1], str):
             self._out[-1] += text

@@ -109,7 +109,7 @@ def _fields(model: str) -> Iterator[Hostile]:
         "reasoning_effort": ["", "extreme", 1, [], {}, True],
         "continue_final_message": [True, 1, "yes", []],
         "chat_template_kwargs": [1, "x", [], {str(i): i for i in range(100)}],
-        "audio": [{"voice": "x"}], "prediction": [{"type": "content", "content": "x"}], "functions": [[{"name": "f"}]],
+        "audio": [{"voice": "x"}], "functions": [[{"name": "f"}]],
         "function_call": ["auto"], "modalities": [["audio"], ["text", "audio"], "text", 1],
     }  # fmt: skip
     completions_only: dict[str, list[Any]] = {
