@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve check test test-slow test-clients check-gosling check-deploy bench bench-cpu bench-peers docs gosling-eval gosling-train sanitize check-aarch64 clean
+.PHONY: setup serve check test test-slow test-clients check-gosling check-deploy bench bench-cpu bench-gpu bench-peers docs gosling-eval gosling-train sanitize check-aarch64 clean
 
 setup: $(STAMP)
 
@@ -54,6 +54,11 @@ PEERS ?= build/peers
 bench-cpu: setup
 	bench/cpu/install-peers $(PEERS) || echo "llama.cpp could not be installed: it is left out"
 	$(BIN)/python -m bench.cpu.run --peers $(PEERS) $(BENCH)
+
+# On a machine with a GPU, for as long as it is lent: the gpu tests, then every figure, into build/gpu; again goes on with
+# what is left. Needs no network; BENCH="--device cpu --tiny" shows that all of it runs.
+bench-gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m bench.gpu.run $(BENCH)
 
 # compiles llama.cpp, in a folder and an environment of its own
 bench-peers:

@@ -31,6 +31,7 @@ def bench_engine(
     decode_tokens: int = 32,
     prefill_tokens: int = 512,
     threads: int = os.cpu_count() or 1,
+    minutes: float | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """Decode and prefill speed without HTTP, beside the official `rwkv` package in the same run.
@@ -40,8 +41,8 @@ def bench_engine(
     Args:
         preset: A published shape with seeded random weights; by default rwkv7-0.1b. For a GPU also several with commas;
             by default RWKV-7 from 0.1b to 7.2b.
-        device: With cuda, only preset, the last of the dtypes that is a float, rounds, slot_dtype and the JSON file are
-            used.
+        device: With cuda, only preset, the last of the dtypes that is a float, rounds, slot_dtype, minutes and the JSON
+            file are used.
         slot_dtype: Type of WKV states between steps, on a GPU.
         dtypes: Weight types; int8 and int4 are matrices quantised at load, on a CPU.
         streams: Sequences decoded together.
@@ -50,7 +51,8 @@ def bench_engine(
         decode_tokens: Tokens decoded per stream.
         prefill_tokens: Prompt length of the prefill measurement.
         threads: Compute threads of every peer.
-        json_file: Also write the report there.
+        minutes: On a GPU, begin no figure after so many; the same command again measures those that are left.
+        json_file: Also write the report there; on a GPU after each figure, and figures it holds are not measured again.
     """
     if device == "cuda":
         import torch
@@ -66,6 +68,8 @@ def bench_engine(
             getattr(torch, floats[-1]),
             wkv_dtype=getattr(torch, slot_dtype),
             rounds=rounds,
+            file=json_file,
+            at_most_s=None if minutes is None else 60 * minutes,
         )
         return _show(report, on_device.render(report), json_file)
     from .bench.compare import compare, render
@@ -92,6 +96,7 @@ def bench_kernels(
     batches: tuple[int, ...] = (1, 8, 32, 128, 320, 960),
     prompts: tuple[str, ...] = ("1x4096", "8x1024", "32x1024"),
     rounds: int = 5,
+    minutes: float | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """Speed of each operator alone, as a share of what the device can move, measured in the same run.
@@ -103,7 +108,8 @@ def bench_kernels(
         batches: Sequences decoded together.
         prompts: Prompts and the tokens of each.
         rounds: Measurements of each; medians are reported.
-        json_file: Also write the report there.
+        minutes: Begin no figure after so many; the same command again measures those that are left.
+        json_file: Also write the report there, after each figure; figures it holds are not measured again.
     """
     import torch
 
@@ -117,6 +123,8 @@ def bench_kernels(
         batches=batches,
         prompts=[_load(prompt) for prompt in prompts],
         rounds=rounds,
+        file=json_file,
+        at_most_s=None if minutes is None else 60 * minutes,
     )
     return _show(report, kernels.render(report), json_file)
 

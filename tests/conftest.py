@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "fixtures"
+ROOT = Path(__file__).resolve().parent.parent
+BESIDE, INSIDE = ROOT.parent / "shared" / "fixtures", ROOT / "shared" / "fixtures"
+SHARED = INSIDE if INSIDE.is_dir() else BESIDE
+"""Inside the checkout where only that is taken along, as to a machine with a GPU."""
 
 
 @pytest.fixture(scope="session")

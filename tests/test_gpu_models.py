@@ -293,5 +293,5 @@ def test_a_device_is_measured_as_the_command_does_it(device: str, monkeypatch: p
     report = measure(
         ["small"], device, torch.float32, batches=[1, 5], prompts=[(2, 40)], copy_bytes=2**20, side=64, rounds=1
     )
-    (row,) = report["results"]
-    assert all(measured["tok_s"] > 0 for kind in ("decode", "prefill") for measured in row[kind].values())
+    assert [row.get("error") for row in report["results"]] == [None] * 3
+    assert all(row["tok_s"] > 0 for row in report["results"])

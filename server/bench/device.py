@@ -8,6 +8,8 @@ the last token of each.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,8 +28,9 @@ from ..engine.scheduler import BLOCK
 from ..errors import StartupError
 from ..model.base import Model
 from ..model.load import construct, resolve_device
-from ..model.synthetic import PRESETS, Plan, synthetic_checkpoint
+from ..model.synthetic import PRESETS, synthetic_checkpoint
 from ..state.pool import StatePool
+from .ledger import Ledger
 from .machine import machine
 from .roofline import Roof, measure_roof, seconds
 
@@ -47,8 +50,14 @@ def measure(
     copy_bytes: int = 2**30,
     side: int = 8192,
     rounds: int = 5,
+    file: Path | None = None,
+    at_most_s: float | None = None,
 ) -> dict[str, Any]:
     """Measure these published shapes; the roof with a copy of `copy_bytes` and a product of matrices of `side`.
+
+    Args:
+        file: where the report goes as it grows, and where an earlier one is gone on with (`Ledger`).
+        at_most_s: seconds after which no further figure is begun.
 
     Raises:
         StartupError: a shape that is not known, or a device that is not there.
@@ -58,7 +67,7 @@ def measure(
         raise StartupError(f"there is no shape {unknown[0]}", f"choose one of {', '.join(PRESETS)}", exit_code=2)
     device = resolve_device(device_name)
     roof = measure_roof(device, dtype, copy_bytes=copy_bytes, side=side, rounds=rounds)
-    return {
+    head = {
         "benchmark": "engine on a device",
         "device": device.type,
         "kernels": "triton" if uses_triton(device.type) else "torch",
@@ -67,21 +76,17 @@ def measure(
         "weights": "seeded random",
         "machine": machine(),
         "roof": {"gb_s": roof.bytes_per_s / 1e9, "tflop_s": roof.flops_per_s / 1e12},
-        "results": [
-            {
-                "shape": preset,
-                **measure_plan(
-                    PRESETS[preset], roof, device, dtype, wkv_dtype, batches=batches, prompts=prompts, rounds=rounds
-                ),
-            }
-            for preset in presets
-        ],
     }
+    ledger = Ledger(head, file, seconds=at_most_s)
+    for preset in presets:
+        _measure_plan(preset, ledger, roof, device, dtype, wkv_dtype, batches=batches, prompts=prompts, rounds=rounds)
+    return ledger.report
 
 
 @torch.inference_mode()
-def measure_plan(
-    plan: Plan,
+def _measure_plan(
+    preset: str,
+    ledger: Ledger,
     roof: Roof,
     device: torch.device,
     dtype: torch.dtype,
@@ -90,30 +95,39 @@ def measure_plan(
     batches: Sequence[int],
     prompts: Sequence[tuple[int, int]],
     rounds: int,
-) -> dict[str, Any]:
+) -> None:
     """Tokens a second of one shape at these loads, each with its share of the roof."""
-    checkpoint = synthetic_checkpoint(plan, dtype=dtype, device=str(device))
-    parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
-    read = parameters - plan.vocab_size * plan.width  # of the embedding, one row a token
+    plan = PRESETS[preset]
+
+    @cache
+    def model() -> tuple[Model, int]:
+        """Made for the first figure that is not there; and how many numbers a decode step reads of it."""
+        checkpoint = synthetic_checkpoint(plan, dtype=dtype, device=str(device))
+        parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+        return construct(checkpoint, dtype, device, wkv_dtype), parameters - head  # of the embedding, one row a token
+
     head = plan.vocab_size * plan.width
-    model = construct(checkpoint, dtype, device, wkv_dtype)
-    del checkpoint
-    decode, prefill = {}, {}
-    for rows in batches:
-        engine = _decoding(model, rows)
+
+    def decode(rows: int) -> dict[str, float]:
+        made, read = model()
+        engine = _decoding(made, rows)
         took = seconds(engine.step, device, rounds=rounds)
         states = 2 * rows * engine.pool.state_bytes
         least = roof.seconds(read * dtype.itemsize, 2 * read * rows) + roof.seconds(states)
-        decode[str(rows)] = {"tok_s": rows / took, "share_of_roof": least / took}
-        del engine
-    for rows, tokens in prompts:
-        pool = model.new_pool(rows)
-        took = seconds(_prompt_pass(model, rows, tokens, pool), device, rounds=rounds, calls=1)
+        return {"tok_s": rows / took, "share_of_roof": least / took}
+
+    def prefill(rows: int, tokens: int) -> dict[str, float]:
+        made, read = model()
+        pool = made.new_pool(rows)
+        took = seconds(_prompt_pass(made, rows, tokens, pool), device, rounds=rounds, calls=1)
         flops = 2 * rows * (tokens * (read - head) + head)
         least = roof.seconds(read * dtype.itemsize, flops) + roof.seconds(2 * rows * pool.state_bytes)
-        prefill[f"{rows}x{tokens}"] = {"tok_s": rows * tokens / took, "share_of_roof": least / took}
-        del pool
-    return {"parameters": parameters, "decode": decode, "prefill": prefill}
+        return {"tok_s": rows * tokens / took, "share_of_roof": least / took}
+
+    for rows in batches:
+        ledger.add(partial(decode, rows), shape=preset, kind="decode", load=str(rows))
+    for rows, tokens in prompts:
+        ledger.add(partial(prefill, rows, tokens), shape=preset, kind="prefill", load=f"{rows}x{tokens}")
 
 
 def _decoding(model: Model, rows: int) -> Engine:
@@ -146,8 +160,11 @@ def render(report: dict[str, Any]) -> Table:
     caption = f"roof of this run: {roof['gb_s']:.0f} GB/s copied, {roof['tflop_s']:.1f} TFLOP/s"
     table = Table("shape", "load", "tok/s", "of the roof", title=f"{name}, {report['dtype']}", caption=caption)
     for row in report["results"]:
-        for kind in ("decode", "prefill"):
-            for load, measured in row[kind].items():
-                share = f"{100 * measured['share_of_roof']:.0f} %"
-                table.add_row(row["shape"], f"{kind} {load}", f"{measured['tok_s']:.0f}", share)
+        load = f"{row['kind']} {row['load']}"
+        if "error" in row:
+            table.add_row(row["shape"], load, "failed", row["error"].splitlines()[0][:80])
+        else:
+            table.add_row(row["shape"], load, f"{row['tok_s']:.0f}", f"{100 * row['share_of_roof']:.0f} %")
+    if report["left"]:
+        table.caption = f"{caption}\n{report['left']} figures are left: the same command with the same file goes on"
     return table

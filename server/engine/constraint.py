@@ -14,14 +14,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from time import thread_time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
 from .lanes import Lanes
 from .request import SamplingParams
+
+if TYPE_CHECKING:  # the first grammar loads it: the engine alone runs where it is not installed
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 _SLOW_S = 0.01
 """Processor time for one mask that a step should not have to wait for."""
@@ -95,7 +97,7 @@ class Constraints:
         self._tokenizer = tokenizer
         self._max_grammars = max_grammars
         self._max_bytes = max_bytes
-        self._limits = limits or LLParserLimits(verbose_errors=False)
+        self._limits = limits
         self._compilers = Lanes(threads, "grammar-compile")
         self._maskers = MaskThread("grammar-mask"), MaskThread("grammar-slow-mask")
         self._slow_s = slow_s
@@ -140,8 +142,11 @@ class Constraints:
 
     def _compile_now(self, grammar: str) -> tuple[LLMatcher, int]:
         """The matcher, and how many tokens its masks have."""
+        from llguidance import LLMatcher, LLParserLimits
+
         tokenizer = self._tokenizer()
-        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=self._limits)
+        limits = self._limits or LLParserLimits(verbose_errors=False)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
         _check(matcher, "the grammar cannot be used")
         return matcher, tokenizer.vocab_size
 

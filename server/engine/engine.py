@@ -9,7 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from time import perf_counter
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +35,9 @@ from .residents import fits
 from .reuse import PrefixReuse
 from .sampler import Draw, Sampler, commit
 from .scheduler import Scheduler
-from .sessions import Sessions
+
+if TYPE_CHECKING:  # it brings the wire format, which an engine that is measured alone does not need
+    from .sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +138,8 @@ class Engine:
             session_ttl_s: how long a session is kept that nobody uses; None for ever.
             threaded: whether the store may wait for a disk; False answers at once.
         """
+        from .sessions import Sessions
+
         keeper = Keeper(store, Worker("session store", threaded=threaded), limit=max_sessions, hot_bytes=hot_bytes)
         self.sessions = Sessions(keeper, self.pool, compute=self._compute, abandon=self.cancel, ttl_s=session_ttl_s)
 

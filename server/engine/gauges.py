@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from .request import EngineStats
 from .reuse import PrefixReuse
 from .scheduler import Scheduler
-from .sessions import Sessions
+
+if TYPE_CHECKING:
+    from .sessions import Sessions
 
 
 def gauges(

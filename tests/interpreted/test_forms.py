@@ -50,6 +50,6 @@ def test_the_benchmark_times_both() -> None:
         torch.device("cpu"), torch.float32, width=64, vocab_size=20, batches=[], prompts=[], forms=[(1, 2)],
         copy_bytes=2**10, side=8, rounds=1,
     )  # fmt: skip
-    assert [form["operator"] for form in report["forms"]] == ["wkv6", "wkv7_heads"]
-    assert all(form["by_token_us"] > 0 and form["in_chunks_us"] > 0 for form in report["forms"])
+    assert [form["operator"] for form in report["results"]] == ["wkv6", "wkv7_heads"]
+    assert all(form["by_token_us"] > 0 and form["in_chunks_us"] > 0 for form in report["results"])
     assert kernels.render(report).row_count == 4
