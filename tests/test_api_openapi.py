@@ -39,7 +39,7 @@ SPEC: dict[str, Any] = create_app(Config(served_model_name=(MODEL,)), FakeEngine
 SCHEMA = schemathesis.openapi.from_dict(SPEC, config=SchemathesisConfig())
 OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations() if isinstance(found, Ok)}
 WITH_BODY = [label for label, operation in OPERATIONS.items() if operation.body]
-FEW, MANY = 12, 200
+FEW, MANY = 8, 200
 """Cases of one operation and kind; there are 10 kinds with a body."""
 
 
