@@ -7,6 +7,7 @@ it slow or breaks later.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from http.client import HTTPConnection, HTTPException
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -229,8 +231,25 @@ def _port(host: str, port: int) -> Iterator[Finding]:
         with socket.create_server((host.strip("[]"), port), family=family):
             yield Finding("port", "ok", f"{host}:{port} is free")
     except OSError as error:
+        if (phase := _served(host, port)) is not None:
+            found = f"{host}:{port}: a Rookery server is there ({phase})"
+            yield Finding("port", "warning", found, "use that one, or give another its own --port")
+            return
         mend = "choose another --port, or stop what listens there"
         yield Finding("port", "error", f"{host}:{port}: {os.strerror(error.errno) if error.errno else error}", mend)
+
+
+def _served(host: str, port: int) -> str | None:
+    """The phase of a Rookery server that answers there; None for anything else."""
+    connection = HTTPConnection(host.strip("[]"), port, timeout=1)
+    try:
+        connection.request("GET", "/ready")
+        said = json.loads(connection.getresponse().read(10_000))
+    except (OSError, ValueError, HTTPException):
+        return None
+    finally:
+        connection.close()
+    return str(said["phase"]) if isinstance(said, dict) and {"status", "phase", "progress"} <= said.keys() else None
 
 
 def report(findings: list[Finding]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import pytest
 from rookery.server import doctor
 from rookery.server.cli import main
 
+from .api_server import api_server
+
 
 def found(name: str, findings: list[doctor.Finding]) -> doctor.Finding:
     return next(finding for finding in findings if finding.name == name)
@@ -40,6 +42,12 @@ def test_a_taken_port_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["doctor", "--port", str(taken.getsockname()[1])]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "Address already in use" in out and "mend: choose another --port" in out
+
+
+def test_a_port_that_a_rookery_server_has_is_no_error() -> None:
+    with api_server() as server:
+        (finding,) = doctor._port("127.0.0.1", int(server.url.rpartition(":")[2]))
+    assert finding.level == "warning" and "a Rookery server is there (ready)" in finding.found
 
 
 def test_missing_and_wrong_packages(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
