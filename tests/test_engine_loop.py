@@ -12,14 +12,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
 from rookery.server.engine.batch import Batch, Choice, Prefill
+from rookery.server.engine.constraint import Constraints
 from rookery.server.engine.engine import Engine
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
 from rookery.server.engine.residents import MAX_BIASES, MAX_STOPS, fits
 from rookery.server.engine.reuse import PrefixReuse
 from rookery.server.model.base import Model
 from rookery.server.state.cache import PrefixCache
+from rookery.server.text.tokenizer import ByteTokenizer
 
 from .devices import Eager, Late, Prompt
 from .session_host import Host, state_after
@@ -149,17 +152,71 @@ def test_a_step_is_launched_before_the_last_one_is_read() -> None:
     assert not engine.busy
 
 
-def test_the_host_is_asked_only_while_a_choice_that_needs_it_runs() -> None:
+def test_a_choice_that_the_host_draws_for_holds_up_nobody() -> None:
+    """Its neighbours have a token every step, launched ahead; it has one every other step."""
+    device = Late()
+    engine = engine_of(ToyModel(), device)
+    requests = [request(name, [1, 2 + i], SamplingParams(max_tokens=12, seed=i)) for i, name in enumerate("ab")]
+    requests.append(request("scored", [3, 4], SamplingParams(max_tokens=4, seed=2, logprobs=1)))
+    expected = run(engine_of(ToyModel(), None), *requests)
+    for one in requests:
+        engine.submit(one)
+    told = [[event.request_id for event in engine.step()] for _ in range(9)]
+    assert told == [[], *[["a", "b", "scored"], ["a", "b"]] * 4]
+    assert device.most == 2
+    again = engine_of(ToyModel(), Late())
+    assert run(again, *requests) == expected
+
+
+def test_where_most_wait_for_the_host_all_do() -> None:
     device = Late()
     engine = engine_of(ToyModel(), device)
     engine.submit(request("free", [1, 2], SamplingParams(max_tokens=30, seed=1)))
-    engine.submit(request("scored", [3, 4], SamplingParams(max_tokens=3, seed=2, logprobs=1)))
+    for name in "ab":
+        engine.submit(request(name, [3, 4], SamplingParams(max_tokens=3, seed=2, logprobs=1)))
     events = engine.step() + engine.step() + engine.step()
-    assert device.most == 0 and [event.request_id for event in events].count("scored") == 3
+    assert device.most == 0 and [event.request_id for event in events].count("a") == 3
     events += drain(engine)
     assert device.most == 2
     solo = run(engine_of(ToyModel(), None), request("free", [1, 2], SamplingParams(max_tokens=30, seed=1)))
     assert [event for event in events if event.request_id == "free"] == solo["free", 0]
+
+
+@pytest.mark.parametrize("cancelled", range(1, 7))
+def test_what_the_host_draws_may_be_cancelled_at_any_time(cancelled: int) -> None:
+    requests = [request(name, [1, 2 + i], SamplingParams(max_tokens=12, seed=i)) for i, name in enumerate("ab")]
+    scored = request("scored", [3, 4], SamplingParams(max_tokens=9, seed=2, logprobs=1))
+    expected = run(engine_of(ToyModel(), None), *requests, scored)
+    engine = engine_of(ToyModel(), Late())
+    watch = Watch(engine)
+    for one in (*requests, scored):
+        engine.submit(one)
+    events = [event for _ in range(cancelled) for event in engine.step()]
+    engine.cancel("scored")
+    choices = by_choice(events + drain(engine))
+    assert choices["scored", 0][-1].finish == "cancelled"
+    assert choices["scored", 0][:-1] == expected["scored", 0][: (cancelled + 1) // 2]
+    assert {name: choices[name, 0] for name in "ab"} == {name: expected[name, 0] for name in "ab"}
+    assert watch.ends == 3
+
+
+def test_a_grammar_is_followed_in_the_loop() -> None:
+    """Masks are made while its neighbours go on."""
+    constraints = Constraints(lambda: ByteTokenizer().llguidance)
+    try:
+        grammar = LLMatcher.grammar_from_regex("[a-c]{3}")
+        outcomes = []
+        for device in (None, Late()):
+            engine = Engine(tiny_rwkv7(), max_batch=4, max_queue=9, prefill_budget=32, constraints=constraints)
+            if device is not None:
+                engine.overlap(device)
+            free = [request(str(i), [1, 2 + i], SamplingParams(max_tokens=40, seed=i)) for i in range(2)]
+            bound = request("bound", [3], SamplingParams(max_tokens=9, seed=5, grammar=grammar))
+            outcomes.append(run(engine, *free, bound))
+        assert outcomes[0] == outcomes[1]
+        assert all(97 <= (event.token_id or 0) <= 99 for event in outcomes[1]["bound", 0][:3])
+    finally:
+        constraints.close()
 
 
 @pytest.mark.parametrize("steps", range(1, 6))

@@ -6,6 +6,7 @@ at hand fails on one for reasons of the GPU only.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from rookery.kernels.rows import Rows
 from rookery.server.bench.device import measure
-from rookery.server.engine.batch import Batch
+from rookery.server.engine.batch import Batch, Choice
 from rookery.server.engine.device import CudaDevice
 from rookery.server.engine.engine import Engine
 from rookery.server.engine.graphs import CudaRecorder, DecodeGraphs, Recorder, buckets
@@ -262,15 +263,15 @@ def test_a_launch_does_not_wait_for_the_device(version: str) -> None:
     assert engine.loop is not None
     launch = engine.loop.launch
 
-    def checked(batch: Batch, start: float) -> Flight:
+    def checked(batch: Batch, start: float, by_host: Collection[Choice] = ()) -> Flight:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return launch(batch, start)
+            return launch(batch, start, by_host)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
     engine.loop.launch = checked  # type: ignore[method-assign]
-    for request in traffic():
+    for request in traffic((SamplingParams(max_tokens=9, seed=6, logprobs=1),)):
         engine.submit(request)
     events = events_of(engine)
     assert {its[-1].finish for its in events.values()} <= {"stop", "length"}
@@ -285,6 +286,22 @@ def test_results_come_back_in_the_order_of_the_steps() -> None:
         now = device.fetch(device.send(torch.tensor([number, -number])))
         assert before() == ([number - 1, 1 - number] if number else [1, 2, 3])
         before = now
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_what_is_sent_and_brought_arrives_whatever_follows() -> None:
+    """More than the pinned memory holds, and long before the device comes to it."""
+    device = CudaDevice(torch.device("cuda"), 4)
+    busy = torch.randn(4096, 4096, device="cuda")
+    sent, brought = [], []
+    for number in range(60):
+        busy = busy @ busy / busy.norm()
+        sent.append(device.send(torch.full((20_000,), number)))
+        x = torch.full((50_000,), float(number), device="cuda")
+        brought.append(device.bring(x + 1))
+    assert all(bool((values == number).all()) for number, values in enumerate(sent))
+    assert all(bool((wait() == number + 1).all()) for number, wait in enumerate(brought))
 
 
 def test_a_device_is_measured_as_the_command_does_it(device: str, monkeypatch: pytest.MonkeyPatch) -> None:

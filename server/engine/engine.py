@@ -222,7 +222,7 @@ class Engine:
         if self._flight is not None and self.scheduler.crowded:
             self._catch_up()
         self._place()
-        overlaps = self.loop is not None and not any(choice.slot >= 0 for choice in self._by_host)
+        overlaps = self._overlaps()
         if not overlaps:
             self._catch_up()
         self._hold_unready()
@@ -268,7 +268,7 @@ class Engine:
         flight, alone = None, batch.rows == 1
         try:
             self.forward.start(batch, self._base)
-            flight = self.loop.launch(batch, start)
+            flight = self.loop.launch(batch, start, self._by_host)
         except Exception:  # as in `_alone`
             self._log_failure(batch)
         self._catch_up()
@@ -291,12 +291,19 @@ class Engine:
         """Wait for a step, and say what it did. Choices that had ended before it have drawn nothing in it."""
         tokens = flight.read()
         self._timed(flight.batch, max(flight.start, self._done_at))
-        drawn = [
-            (choice, token) for choice, token in zip(flight.ready, tokens, strict=True) if choice in self._sampling
-        ]
-        outcomes = [Outcome(token, None if token >= 0 else "not finite") for _, token in drawn]
-        draws = [commit(self._sampling[choice], out) for (choice, _), out in zip(drawn, outcomes, strict=True)]
-        return self._drew(flight.batch, [choice for choice, _ in drawn], draws)
+        draws = {
+            choice: commit(self._sampling[choice], Outcome(token, None if token >= 0 else "not finite"))
+            for i, (choice, token) in enumerate(zip(flight.ready, tokens, strict=True))
+            if choice in self._sampling and i not in flight.by_host
+        }
+        if flight.logits is not None:
+            asked = [
+                (row, flight.ready[i]) for row, i in enumerate(flight.by_host) if flight.ready[i] in self._sampling
+            ]
+            logits, choices = flight.logits()[[row for row, _ in asked]], [choice for _, choice in asked]
+            draws.update(zip(choices, self._draw(choices, logits), strict=True))
+        drawn = [choice for choice in flight.ready if choice in draws]
+        return self._drew(flight.batch, drawn, [draws[choice] for choice in drawn])
 
     def _catch_up(self) -> None:
         """Read what is on its way: now every slot holds what its choice has consumed, and `tokens` are all it drew.
@@ -322,14 +329,22 @@ class Engine:
             self.pool.write(slot, cast(State, state))
         scheduler.resumed.clear()
 
+    def _overlaps(self) -> bool:
+        """Whether the next step is launched ahead: not where most choices that run have to wait for the host, which in
+        the loop they would do for every other step."""
+        if self.loop is None:
+            return False
+        running = self.scheduler.max_batch - self.scheduler.slots_free
+        return 2 * sum(choice.slot >= 0 for choice in self._by_host) <= running
+
     def _hold_unready(self) -> None:
         """Keep out of the step what it would have to wait for: prompts whose grammar still compiles, so that they are
-        not finished, and choices whose next mask is a slow one."""
+        not finished, choices whose next mask is a slow one, and those whose last token the host has still to draw."""
+        for choice in self._by_host:  # none but these has a grammar
+            constraint = self._sampling[choice].constraint
+            choice.held = choice.unread > 0 or (constraint is not None and constraint.held)
         if self.constraints is None:
             return
-        for choice in self.scheduler.decoding.values():
-            constraint = self._sampling[choice].constraint
-            choice.held = constraint is not None and constraint.held
         for prefill in self.scheduler.prefills:
             constraints = [self._sampling[choice].constraint for choice in prefill.choices]
             prefill.held = any(one is not None and not one.ready for one in constraints)

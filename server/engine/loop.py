@@ -7,16 +7,18 @@ choice turns out to be finished by a stop token. Those do nothing: the mark that
 and turns the row's slot into -1. The slot keeps the state after exactly the tokens that were consumed, for whoever
 saves it.
 
-The engine leaves this loop, for the step, whenever a choice that runs needs the host to draw for it (`fits` says when
-not); and it reads what is on its way before it touches a slot between steps. Then a step runs as it does on a CPU, and
-what is known here of choices is stale: they enter anew with the next step, from what the host knows.
+A choice that needs the host to draw for it (`fits` says when not) takes part in every other step: its logits come to
+the host beside its neighbours' tokens, it is drawn for while the next step runs without it, and enters the one after
+that with the token it was given. The engine leaves this loop, for a step, where most choices are of that kind; and it
+reads what is on its way before it touches a slot between steps. Then a step runs as it does on a CPU, and what is known
+here of choices is stale: they enter anew with the next step, from what the host knows.
 
 Steps that only decode are recorded, together with the drawing, where the device records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -47,6 +49,10 @@ class Flight:
     """When it was launched, in seconds."""
     tokens: Callable[[], list[int]]
     """From `Device.fetch`."""
+    by_host: list[int]
+    """Which of those that are ready the host draws for."""
+    logits: Callable[[], Tensor] | None
+    """Theirs, [n, V], from `Device.bring`; None where there are none."""
 
     def read(self) -> list[int]:
         """Wait for the step; to be called once. One token for each that is ready: -1 where none could be drawn."""
@@ -100,11 +106,12 @@ class DeviceLoop:
         self._pool.reset(range(self._pool.slots))
 
     @torch.inference_mode()
-    def launch(self, batch: Batch, start: float) -> Flight:
+    def launch(self, batch: Batch, start: float, by_host: Collection[Choice] = ()) -> Flight:
         """Have the batch consumed and drawn from; when it raises, the states of the batch are lost.
 
         Args:
             start: the time now, in seconds.
+            by_host: choices that the host draws for; what the device draws for them is void.
         """
         ready = [choice for choice, _ in batch.ready]
         self._enter(ready)
@@ -113,9 +120,18 @@ class DeviceLoop:
         else:
             hidden, tokens = self._decode(batch.slots)
         fetched = self._device.fetch(tokens)
+        asked = [i for i, choice in enumerate(ready) if choice in by_host]
+        logits = self._logits_of([batch.ready[i][1] for i in asked], hidden) if asked else None
+        for i in asked:
+            del self._entered[ready[i].slot]
         for choice in ready:
             choice.unread += 1
-        return Flight(batch, ready, hidden, start, fetched)
+        return Flight(batch, ready, hidden, start, fetched, asked, logits)
+
+    def _logits_of(self, positions: list[int], hidden: Tensor) -> Callable[[], Tensor]:
+        """Computed again: those of the step are penalised, and perhaps a recording's."""
+        at = self._device.send(torch.tensor(positions))
+        return self._device.bring(self._model.logits(hidden.index_select(0, at)))
 
     def leave(self) -> None:
         """The host has drawn tokens: whoever comes back enters anew."""
