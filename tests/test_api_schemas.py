@@ -36,7 +36,8 @@ WRONG_CHAT: list[tuple[str, Any]] = [
     ("messages", [{"role": "user", "content": [{"type": "text"}]}]),
     ("logprobs", 1), ("top_logprobs", 3), ("max_tokens", 0), ("max_completion_tokens", 0),
     ("modalities", ["text", "audio"]), ("audio", {"voice": "x", "format": "wav"}),
-    ("functions", [{"name": "f"}]), ("tool_choice", {"type": "allowed_tools", "allowed_tools": {}}),
+    ("prediction", {"type": "content", "content": "x"}), ("functions", [{"name": "f"}]),
+    ("tool_choice", {"type": "allowed_tools", "allowed_tools": {}}),
     ("web_search_options", {"x": 1}),
     ("tools", [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]),
     ("reasoning_effort", "extreme"), ("continue_final_message", True), ("chat_template_kwargs", []),
@@ -102,7 +103,6 @@ async def test_what_says_nothing_is_accepted(api: Api) -> None:
             "bad_words": [],
             "use_beam_search": False,
         },
-        {"prediction": {"type": "content", "content": "a hint for speed"}},
         {"cache": False, "top_k": -1, "user": "u", "parallel_tool_calls": True, "modalities": ["text"]},
     )
     for fields in harmless:

@@ -205,6 +205,7 @@ class ChatBody(FormattedBody, ChatTurns):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     modalities: Annotated[list[Literal["text"]], BeforeValidator(_refuse_audio), Field(max_length=2)] | None = None
 
+    prediction: Refused = None
     audio: Refused = None
     functions: Refused = None
     function_call: Refused = None
