@@ -78,6 +78,18 @@ def test_code_can_be_copied(chat: Chat, engine: ScriptedEngine, context: Browser
     assert chat.page.evaluate("navigator.clipboard.readText()") == "print('<rook>')"
 
 
+def test_code_is_coloured_and_stays_the_text_it_is(chat: Chat, engine: ScriptedEngine) -> None:
+    code = 'def f(x):\n    return "<b>" + x  # a comment'
+    engine.text = f"```python\n{code}\n```\n\n```klingon\n{code}\n```\n\n```js\nconst a = `${{1}}`;\n```\n"
+    chat.ask("code?")
+    blocks = chat.last.locator(".code code")
+    expect(blocks.nth(0).locator(".hljs-keyword")).to_have_text(["def", "return"])
+    expect(blocks.nth(0).locator(".hljs-comment")).to_have_text("# a comment")
+    expect(blocks.nth(2).locator(".hljs-keyword")).to_have_text("const")
+    assert blocks.nth(1).locator("span").count() == 0
+    assert [blocks.nth(i).text_content() for i in (0, 1)] == [code] * 2
+
+
 def test_everything_has_a_name_and_shortcuts_are_listed(chat: Chat) -> None:
     chat.ask("hello")
     page = chat.page

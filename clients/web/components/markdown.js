@@ -1,8 +1,11 @@
 // A text as formatted blocks. A block is rendered again only when its own source has changed.
 
-import { html, useLayoutEffect, useRef } from "../vendor/htm-preact.js";
+import { html, useEffect, useLayoutEffect, useRef } from "../vendor/htm-preact.js";
 import { blocksOf, domOf } from "../markdown.js";
 import { copyText } from "../clipboard.js";
+import { colour } from "../highlight.js";
+
+const SETTLED_MS = 150; // a block of code that grows is coloured when it is done
 
 /** @param {{text: string}} props */
 export function Markdown({ text }) {
@@ -16,6 +19,13 @@ export function Markdown({ text }) {
 function BlockView({ block }) {
   const place = useRef(/** @type {HTMLElement | null} */ (null));
   useLayoutEffect(() => place.current?.replaceChildren(domOf(block)), [block.source, block.token?.type]);
+  useEffect(() => {
+    const code = /** @type {HTMLElement | null | undefined} */ (place.current?.querySelector(".code code"));
+    if (!code) return undefined;
+    const language = code.closest(".code")?.querySelector(".code-bar span")?.textContent ?? "";
+    const timer = setTimeout(() => void colour(code, language), SETTLED_MS);
+    return () => clearTimeout(timer);
+  }, [block.source, block.token?.type]);
   return html`<div class="block" ref=${place}></div>`;
 }
 
