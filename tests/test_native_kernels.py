@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -81,7 +81,9 @@ def given(*shape: int, seed: int) -> Guarded:
     return Guarded(*shape, values=random(*shape, seed=seed))
 
 
-def make_op(kind: Kind, inputs: list[CBuffer | None], out: list[CBuffer], vectors: list[Tensor], **fields: int) -> COp:
+def make_op(
+    kind: Kind, inputs: Sequence[CBuffer | None], out: list[CBuffer], vectors: list[Tensor], **fields: int
+) -> COp:
     op = COp(kind=kind, last=1, count=len(out), offset=fields.pop("offset", -1), **fields)
     for i, buffer in enumerate(inputs):
         if buffer is not None:
@@ -251,6 +253,30 @@ def test_wkv6_with_its_norm_and_gate(team: Team, size: int) -> None:
     run(team, op, call_of(rows, wkv=state.inside))
     out.check(y * torch.nn.functional.silu(g.inside), 2e-4)
     state.check(expected_state, 2e-4)
+
+
+@pytest.mark.parametrize("kind", [Kind.WKV6, Kind.WKV7])
+@pytest.mark.parametrize("size", [24, 64])
+def test_a_row_gives_the_same_bits_however_it_is_cut(team: Team, kind: Kind, size: int) -> None:
+    """Many tokens of a row may have a form of their own, with the state turned; few have another."""
+    heads, tokens = 2, 45
+    inputs = [random(tokens, heads * size, seed=i) for i in range(8 if kind == Kind.WKV7 else 5)]
+    vectors = [random(heads * size, seed=i) for i in range(20, 28)]
+    outcomes = []
+    for cuts in ([45], [7, 8, 1, 29], [1] * 45):
+        state, out = random(1, heads, size, size, seed=9), torch.empty(tokens, heads * size)
+        start = 0
+        for length in cuts:
+            given = [
+                CBuffer(x[start:].data_ptr(), None, heads * size, heads * size, 0, Format.F32) for x in (*inputs, out)
+            ]
+            op = make_op(kind, given[:-1], given[-1:], vectors, heads=heads, head_size=size, offset=0)
+            rows = Rows.pack([0], [length])
+            run(team, op, call_of(rows, wkv=state))
+            start += length
+        outcomes.append((out, state))
+    for out, state in outcomes[1:]:
+        assert torch.equal(out, outcomes[0][0]) and torch.equal(state, outcomes[0][1])
 
 
 @pytest.mark.parametrize("width", [16, 75])

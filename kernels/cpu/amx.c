@@ -44,98 +44,71 @@ KERNEL void amx_enter(void) {
 
 KERNEL void amx_leave(void) { _tile_release(); }
 
+enum { ROW_BYTES = 4 * UNIT_PANELS * PANEL, BLOCK_TOKENS = 32, BLOCK_BYTES = BLOCK_TOKENS * ROW_BYTES }; /* of sums */
+
+#define MULTIPLY(sums, x, w)                                                                                           \
+    do {                                                                                                               \
+        if (whole) _tile_dpbsud(sums, x, w);                                                                           \
+        else _tile_dpbf16ps(sums, x, w);                                                                               \
+    } while (0)
+
 /* Up to 16 tokens against the four panels of a unit: four streams of weights at once, each asked for in advance. */
-#define FOUR_PANELS(name, multiply)                                                                                    \
-    KERNEL static void name(const char *x, int64_t stride, const char *w, int64_t steps, char *sums) {                 \
-        int64_t panel = steps * 1024;                                                                                  \
-        _tile_zero(0);                                                                                                 \
-        _tile_zero(1);                                                                                                 \
-        _tile_zero(2);                                                                                                 \
-        _tile_zero(3);                                                                                                 \
-        for (int64_t k = 0; k < steps; k++, w += 1024) {                                                               \
-            const char *next = w + distance(k * 1024, panel, UNIT_PANELS);                                             \
-            for (int64_t p = 0; p < UNIT_PANELS; p++)                                                                  \
-                for (int64_t i = 0; i < 1024; i += 64) _mm_prefetch(next + p * panel + i, _MM_HINT_T0);                \
-            _tile_loadd(4, x + k * 64, stride);                                                                        \
-            _tile_loadd(5, w, 64);                                                                                     \
-            multiply(0, 4, 5);                                                                                         \
-            _tile_loadd(6, w + panel, 64);                                                                             \
-            multiply(1, 4, 6);                                                                                         \
-            _tile_loadd(7, w + 2 * panel, 64);                                                                         \
-            multiply(2, 4, 7);                                                                                         \
-            _tile_loadd(5, w + 3 * panel, 64);                                                                         \
-            multiply(3, 4, 5);                                                                                         \
-        }                                                                                                              \
-        _tile_stored(0, sums, ROW_BYTES);                                                                              \
-        _tile_stored(1, sums + 64, ROW_BYTES);                                                                         \
-        _tile_stored(2, sums + 128, ROW_BYTES);                                                                        \
-        _tile_stored(3, sums + 192, ROW_BYTES);                                                                        \
+INLINE void four_panels(const char *x, int64_t stride, const char *w, int64_t steps, char *sums, const int whole) {
+    int64_t panel = steps * 1024;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0; k < steps; k++, w += 1024) {
+        const char *next = w + distance(k * 1024, panel, UNIT_PANELS);
+        for (int64_t p = 0; p < UNIT_PANELS; p++)
+            for (int64_t i = 0; i < 1024; i += 64) _mm_prefetch(next + p * panel + i, _MM_HINT_T0);
+        _tile_loadd(4, x + k * 64, stride);
+        _tile_loadd(5, w, 64);
+        MULTIPLY(0, 4, 5);
+        _tile_loadd(6, w + panel, 64);
+        MULTIPLY(1, 4, 6);
+        _tile_loadd(7, w + 2 * panel, 64);
+        MULTIPLY(2, 4, 7);
+        _tile_loadd(5, w + 3 * panel, 64);
+        MULTIPLY(3, 4, 5);
     }
-
-/* Up to 32 tokens against one or two panels: each tile that is loaded serves twice. */
-#define TWO_PANELS(name, multiply)                                                                                     \
-    KERNEL static void name(const char *x, int64_t stride, const char *w, int64_t steps, int64_t tokens,               \
-                            int64_t panels, char *sums) {                                                              \
-        _tile_zero(0);                                                                                                 \
-        _tile_zero(1);                                                                                                 \
-        _tile_zero(2);                                                                                                 \
-        _tile_zero(3);                                                                                                 \
-        for (int64_t k = 0; k < steps; k++) {                                                                          \
-            _tile_loadd(4, x + k * 64, stride);                                                                        \
-            _tile_loadd(6, w + k * 1024, 64);                                                                          \
-            multiply(0, 4, 6);                                                                                         \
-            if (panels > 1) {                                                                                          \
-                _tile_loadd(7, w + (steps + k) * 1024, 64);                                                            \
-                multiply(1, 4, 7);                                                                                     \
-            }                                                                                                          \
-            if (tokens > 16) {                                                                                         \
-                _tile_loadd(5, x + 16 * stride + k * 64, stride);                                                      \
-                multiply(2, 5, 6);                                                                                     \
-                if (panels > 1) multiply(3, 5, 7);                                                                     \
-            }                                                                                                          \
-        }                                                                                                              \
-        _tile_stored(0, sums, ROW_BYTES);                                                                              \
-        _tile_stored(1, sums + 64, ROW_BYTES);                                                                         \
-        _tile_stored(2, sums + 16 * ROW_BYTES, ROW_BYTES);                                                             \
-        _tile_stored(3, sums + 16 * ROW_BYTES + 64, ROW_BYTES);                                                        \
-    }
-
-enum { ROW_BYTES = 4 * UNIT_PANELS * PANEL }; /* of one token's sums in scratch */
-
-FOUR_PANELS(four_panels_int8, _tile_dpbsud)
-FOUR_PANELS(four_panels_bf16, _tile_dpbf16ps)
-TWO_PANELS(two_panels_int8, _tile_dpbsud)
-TWO_PANELS(two_panels_bf16, _tile_dpbf16ps)
-
-KERNEL static void ask_for(const char *from, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T1);
+    _tile_stored(0, sums, ROW_BYTES);
+    _tile_stored(1, sums + 64, ROW_BYTES);
+    _tile_stored(2, sums + 128, ROW_BYTES);
+    _tile_stored(3, sums + 192, ROW_BYTES);
 }
 
-/* What `finish` and `finish_whole` do, for a block of sums [tokens][COLUMNS] and one act. */
-INLINE void close_block(const Op *op, int64_t token, int64_t tokens, int64_t from, int64_t panels, const char *sums,
-                        const int whole, const int act) {
+/* A block of sums [tokens][COLUMNS] in scratch, `left` of whose tokens are still to be stored. */
+typedef struct {
+    int64_t token, left, from, panels;
+    const char *sums;
+} Block;
+
+/* What `finish` and `finish_whole` do, for the next tokens of a block and one act. */
+INLINE void close_tokens(const Op *op, Block *block, int64_t tokens, const int whole, const int act) {
     const Buffer *out = &op->out[0];
-    int64_t left = op->matrix.out - from;
+    int64_t beyond = op->matrix.out - block->from;
     vf scales[UNIT_PANELS];
-    for (int64_t p = 0; whole && p < panels; p++)
-        scales[p] = load((const float *)op->matrix.scale + from + p * PANEL, left - p * PANEL);
-    for (int64_t i = 0; i < tokens; i++, sums += ROW_BYTES) {
+    for (int64_t p = 0; whole && p < block->panels; p++)
+        scales[p] = load((const float *)op->matrix.scale + block->from + p * PANEL, beyond - p * PANEL);
+    for (; tokens && block->left; tokens--, block->left--, block->token++, block->sums += ROW_BYTES) {
         int32_t header[2] = {0};
         float scale = 0;
         if (whole) {
-            memcpy(header, (const int32_t *)op->in[0].scale + (token + i) * op->in[0].scale_stride, sizeof header);
+            memcpy(header, (const int32_t *)op->in[0].scale + block->token * op->in[0].scale_stride, sizeof header);
             memcpy(&scale, header, sizeof scale);
         }
-        for (int64_t p = 0; p < panels; p++) {
+        for (int64_t p = 0; p < block->panels; p++) {
             vf x;
             if (whole) {
                 vi integers;
-                memcpy(&integers, sums + p * 64, sizeof integers);
+                memcpy(&integers, block->sums + p * 64, sizeof integers);
                 x = __builtin_convertvector(integers - 128 * header[1], vf) * (scale * scales[p]);
             } else {
-                memcpy(&x, sums + p * 64, sizeof x);
+                memcpy(&x, block->sums + p * 64, sizeof x);
             }
-            store_acted(op, out, token + i, from + p * PANEL, x, left - p * PANEL, act);
+            store_acted(op, out, block->token, block->from + p * PANEL, x, beyond - p * PANEL, act);
         }
     }
 }
@@ -148,65 +121,95 @@ KERNEL static void ask_for_block(const Buffer *out, int64_t token, int64_t token
         for (int64_t at = 0; at < panels * PANEL * bytes; at += 64) __builtin_prefetch(row + at, 1);
 }
 
-#define CLOSE(act)                                                                                                     \
-    case act: close_block(op, token, tokens, from, panels, sums, whole, act); break
-
-INLINE void close_sums(const Op *op, int64_t token, int64_t tokens, int64_t from, int64_t panels, const char *sums,
-                       const int whole) {
-    switch (op->act) {
-        CLOSE(ACT_TANH);
-        CLOSE(ACT_SIGMOID);
-        CLOSE(ACT_RELU2);
-        CLOSE(ACT_ADD);
-        CLOSE(ACT_ADD_GATED);
-    default: close_block(op, token, tokens, from, panels, sums, whole, ACT_NONE); break;
+#define BY_ACT(run)                                                                                                    \
+    switch (op->act) {                                                                                                 \
+    case ACT_TANH: run(ACT_TANH); break;                                                                               \
+    case ACT_SIGMOID: run(ACT_SIGMOID); break;                                                                         \
+    case ACT_RELU2: run(ACT_RELU2); break;                                                                             \
+    case ACT_ADD: run(ACT_ADD); break;                                                                                 \
+    case ACT_ADD_GATED: run(ACT_ADD_GATED); break;                                                                     \
+    default: run(ACT_NONE); break;                                                                                     \
     }
+
+INLINE void close_block(const Op *op, Block block, const int whole) {
+#define CLOSE(act) close_tokens(op, &block, block.left, whole, act)
+    BY_ACT(CLOSE)
 }
 
-/* Two panels and all tokens, 32 at a time. The next two panels come in from memory meanwhile. */
-#define PASS(name, two, bytes, whole)                                                                                  \
-    KERNEL static void name(const Op *op, const Call *call, int64_t from, int64_t panels, const char *w,               \
-                            const char *next, int64_t next_bytes, char *sums) {                                        \
-        int64_t stride = op->in[0].stride * bytes, steps = op->matrix.stride * bytes / 64;                             \
-        int64_t share = (next_bytes / ((call->tokens + 31) / 32) + 63) / 64 * 64;                                      \
-        const char *x = op->in[0].data;                                                                                \
-        for (int64_t t = 0; t < call->tokens; t += 32) {                                                               \
-            int64_t tokens = call->tokens - t < 32 ? call->tokens - t : 32;                                            \
-            ask_for(next + t / 32 * share, share);                                                                     \
-            ask_for_block(&op->out[0], t, tokens, from, panels);                                                       \
-            two(x + t * stride, stride, w, steps, tokens, panels, sums);                                               \
-            close_sums(op, t, tokens, from, panels, sums, whole);                                                      \
-        }                                                                                                              \
+/* Panels from `first` on, two by two, and all tokens, 32 at a time: each tile that is loaded serves twice. While the
+   products wait for each other, the block before is stored and the next two panels are asked for, of which there are
+   `ready` behind w. */
+INLINE void pass(const Op *op, const Call *call, int64_t first, int64_t panels, const char *w, int64_t ready, char *scratch,
+                 const int whole, const int act) {
+    int64_t bytes = whole ? 1 : 2, stride = op->in[0].stride * bytes, steps = op->matrix.stride * bytes / 64;
+    int64_t blocks = (call->tokens + BLOCK_TOKENS - 1) / BLOCK_TOKENS, lines = (2 * 16 + blocks - 1) / blocks, turn = 0;
+    Block before = {0};
+    for (int64_t p = 0; p < panels; p += 2, w += 2 * steps * 1024) {
+        int two = panels - p > 1;
+        const char *next = p + 2 < ready ? w + 2 * steps * 1024 : NULL;
+        for (int64_t t = 0; t < call->tokens; t += BLOCK_TOKENS) {
+            int64_t tokens = call->tokens - t < BLOCK_TOKENS ? call->tokens - t : BLOCK_TOKENS;
+            const char *x = (const char *)op->in[0].data + t * stride;
+            char *sums = scratch + turn++ % 2 * BLOCK_BYTES;
+            Block block = {t, tokens, (first + p) * PANEL, two + 1, sums};
+            int64_t at_once = (before.left + steps - 1) / steps;
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+            for (int64_t k = 0; k < steps; k++) {
+                _tile_loadd(4, x + k * 64, stride);
+                _tile_loadd(6, w + k * 1024, 64);
+                MULTIPLY(0, 4, 6);
+                if (two) {
+                    _tile_loadd(7, w + (steps + k) * 1024, 64);
+                    MULTIPLY(1, 4, 7);
+                }
+                if (tokens > 16) {
+                    _tile_loadd(5, x + 16 * stride + k * 64, stride);
+                    MULTIPLY(2, 5, 6);
+                    if (two) MULTIPLY(3, 5, 7);
+                }
+                for (int64_t i = 0; next && i < lines; i++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+                close_tokens(op, &before, at_once, whole, act);
+            }
+            _tile_stored(0, sums, ROW_BYTES);
+            _tile_stored(1, sums + 64, ROW_BYTES);
+            _tile_stored(2, sums + 16 * ROW_BYTES, ROW_BYTES);
+            _tile_stored(3, sums + 16 * ROW_BYTES + 64, ROW_BYTES);
+            before = block;
+        }
     }
-
-PASS(pass_int8, two_panels_int8, 1, 1)
-PASS(pass_bf16, two_panels_bf16, 2, 0)
+    close_tokens(op, &before, before.left, whole, act);
+}
 
 /* Buffers have room for whole tiles; what they hold beyond the tokens is dropped. Few tokens: the weights are read once.
    Many: two panels stay in the nearest cache while the tokens pass. */
-#define TILED(name, four, pass, bytes, whole)                                                                          \
-    KERNEL void name(const Op *op, const Call *call, int64_t unit, float *scratch) {                                   \
-        int64_t all = (op->matrix.out + PANEL - 1) / PANEL, from = unit * UNIT_PANELS;                                 \
-        int64_t count = all - from < UNIT_PANELS ? all - from : UNIT_PANELS;                                           \
-        int64_t stride = op->in[0].stride * bytes, steps = op->matrix.stride * bytes / 64, panel = steps * 1024;       \
-        const char *x = op->in[0].data, *w = (const char *)op->matrix.data + from * panel;                             \
-        char *sums = (char *)scratch;                                                                                  \
-        if (count == UNIT_PANELS && call->tokens <= 32) {                                                              \
-            for (int64_t t = 0; t < call->tokens; t += 16) {                                                           \
-                int64_t tokens = call->tokens - t < 16 ? call->tokens - t : 16;                                        \
-                ask_for_block(&op->out[0], t, tokens, from * PANEL, UNIT_PANELS);                                      \
-                four(x + t * stride, stride, w, steps, sums);                                                          \
-                close_sums(op, t, tokens, from * PANEL, UNIT_PANELS, sums, whole);                                     \
-            }                                                                                                          \
-            return;                                                                                                    \
-        }                                                                                                              \
-        for (int64_t p = 0; p < count; p += 2, w += 2 * panel)                                                         \
-            pass(op, call, (from + p) * PANEL, count - p < 2 ? 1 : 2, w, w + 2 * panel,                                \
-                 p + 2 < count ? 2 * panel : 0, sums);                                                                 \
+INLINE void multiply_unit(const Op *op, const Call *call, int64_t unit, char *scratch, const int whole) {
+    int64_t all = (op->matrix.out + PANEL - 1) / PANEL, from = unit * UNIT_PANELS;
+    int64_t count = all - from < UNIT_PANELS ? all - from : UNIT_PANELS, bytes = whole ? 1 : 2;
+    int64_t stride = op->in[0].stride * bytes, steps = op->matrix.stride * bytes / 64;
+    const char *x = op->in[0].data, *w = (const char *)op->matrix.data + from * steps * 1024;
+    if (count == UNIT_PANELS && call->tokens <= 32) {
+        for (int64_t t = 0; t < call->tokens; t += 16) {
+            int64_t tokens = call->tokens - t < 16 ? call->tokens - t : 16;
+            ask_for_block(&op->out[0], t, tokens, from * PANEL, UNIT_PANELS);
+            four_panels(x + t * stride, stride, w, steps, scratch, whole);
+            close_block(op, (Block){t, tokens, from * PANEL, UNIT_PANELS, scratch}, whole);
+        }
+        return;
     }
+#define PASS(act) pass(op, call, from, count, w, all - from, scratch, whole, act)
+    BY_ACT(PASS)
+}
 
-TILED(amx_matmul_int8, four_panels_int8, pass_int8, 1, 1)
-TILED(amx_matmul_bf16, four_panels_bf16, pass_bf16, 2, 0)
+KERNEL void amx_matmul_int8(const Op *op, const Call *call, int64_t unit, float *scratch) {
+    multiply_unit(op, call, unit, (char *)scratch, 1);
+}
+
+KERNEL void amx_matmul_bf16(const Op *op, const Call *call, int64_t unit, float *scratch) {
+    multiply_unit(op, call, unit, (char *)scratch, 0);
+}
 
 /* A panel of INT4 as INT8 has it: (number - 8) * multiplier + 128, of which all is done modulo 256, bytes of even and of
    odd place in the halves of 16 bits. */
@@ -236,21 +239,18 @@ KERNEL static void expand_panel(const uint8_t *panel, int64_t groups, char *to) 
 KERNEL void amx_matmul_int4(const Op *op, const Call *call, int64_t unit, float *scratch) {
     int64_t all = (op->matrix.out + PANEL - 1) / PANEL, from = unit * UNIT_PANELS, groups = op->matrix.stride / GROUP;
     int64_t count = all - from < UNIT_PANELS ? all - from : UNIT_PANELS, panel = groups * GROUP * PANEL;
-    int64_t together = count == UNIT_PANELS && call->tokens <= 16 ? UNIT_PANELS : 2;
     int64_t bytes = (groups + 3) / 4 * BATCH_BYTES;
     const uint8_t *w = (const uint8_t *)op->matrix.data + from * bytes;
-    char *sums = (char *)scratch, *expanded = sums + 32 * ROW_BYTES;
-    for (int64_t p = 0; p < count; p += together) {
-        int64_t panels = count - p < together ? count - p : together;
-        for (int64_t i = 0; i < panels; i++, w += bytes) expand_panel(w, groups, expanded + i * panel);
-        if (panels == UNIT_PANELS) {
-            ask_for_block(&op->out[0], 0, call->tokens, from * PANEL, UNIT_PANELS);
-            four_panels_int8(op->in[0].data, op->in[0].stride, expanded, groups / 2, sums);
-            close_sums(op, 0, call->tokens, from * PANEL, UNIT_PANELS, sums, 1);
-        } else {
-            pass_int8(op, call, (from + p) * PANEL, panels, expanded, NULL, 0, sums);
-        }
+    char *sums = (char *)scratch, *expanded = sums + 2 * BLOCK_BYTES;
+    for (int64_t p = 0; p < count; p++) expand_panel(w + p * bytes, groups, expanded + p * panel);
+    if (count == UNIT_PANELS && call->tokens <= 16) {
+        ask_for_block(&op->out[0], 0, call->tokens, from * PANEL, UNIT_PANELS);
+        four_panels(op->in[0].data, op->in[0].stride, expanded, groups / 2, sums, 1);
+        close_block(op, (Block){0, call->tokens, from * PANEL, UNIT_PANELS, sums}, 1);
+        return;
     }
+#define PASS_EXPANDED(act) pass(op, call, from, count, expanded, 0, sums, 1, act)
+    BY_ACT(PASS_EXPANDED)
 }
 #else
 int amx_start(void) { return 0; }

@@ -73,6 +73,14 @@ INLINE vf smaller(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); 
 INLINE vf larger(vf a, vf b) { return choose(a > b, a, b); }
 INLINE vf smaller(vf a, vf b) { return choose(a < b, a, b); }
 #endif
+/* a * b + c, rounded once where the processor can. */
+INLINE vf fused(vf a, vf b, vf c) {
+#if LANES == 16
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    return a * b + c;
+#endif
+}
 INLINE vf magnitude(vf a) { return (vf)((vi)a & 0x7fffffff); }
 
 /* Halves are added to each other until one number is left. */

@@ -11,7 +11,8 @@
 
 /* The vectors of a block's tokens, in scratch behind the state: [kind][token][head]. */
 enum { DECAY, REMOVAL, RENEWAL, KEY, VALUE, RECEPTANCE, RESULT, KINDS };
-_Static_assert(SQUARE + KINDS * BLOCK * MAX_HEAD <= SCRATCH_FLOATS, "a block has to fit the scratch");
+#define LANES_AT (SQUARE + KINDS * BLOCK * MAX_HEAD) /* where wkv_lanes.h has its state in scratch */
+_Static_assert(LANES_AT + 64 * 64 <= SCRATCH_FLOATS, "a block has to fit the scratch");
 
 INLINE float *vector_of(float *scratch, int kind, int64_t token, int64_t padded) {
     return scratch + SQUARE + (kind * BLOCK + token) * padded;
@@ -88,17 +89,17 @@ INLINE void pass_rows(Square state, int64_t i, float *scratch, int64_t tokens, i
         if (edits) {
             for (int n = 0; n < rows; n++) {
                 removed[n] = s[n][0] * load_whole(kk);
-                for (int64_t j = 1; j < vectors; j++) removed[n] += s[n][j] * load_whole(kk + j * LANES);
+                for (int64_t j = 1; j < vectors; j++) removed[n] = fused(s[n][j], load_whole(kk + j * LANES), removed[n]);
             }
             spread_sums(removed, rows);
         }
         for (int n = 0; n < rows; n++) {
             vf value = splat(v[i + n]);
-            seen[n] = (vf){0};
             for (int64_t j = 0; j < vectors; j++) {
-                vf now = s[n][j] * load_whole(w + j * LANES) + value * load_whole(k + j * LANES);
-                if (edits) now -= removed[n] * load_whole(b + j * LANES);
-                seen[n] += (edits ? now : s[n][j]) * load_whole(r + j * LANES);
+                vf now = fused(s[n][j], load_whole(w + j * LANES), value * load_whole(k + j * LANES));
+                if (edits) now = fused(-removed[n], load_whole(b + j * LANES), now);
+                vf by = edits ? now : s[n][j], receptance = load_whole(r + j * LANES);
+                seen[n] = j ? fused(by, receptance, seen[n]) : by * receptance;
                 s[n][j] = now;
             }
         }
@@ -108,11 +109,36 @@ INLINE void pass_rows(Square state, int64_t i, float *scratch, int64_t tokens, i
         for (int64_t j = 0; j < vectors; j++) store(state.s + (i + r) * state.stride + j * LANES, s[r][j], LANES);
 }
 
-INLINE void pass_block(Square state, int64_t d, float *scratch, int64_t tokens, int64_t padded, const int edits) {
-    int64_t i = 0;
-    for (; i + TOGETHER <= d; i += TOGETHER) pass_rows(state, i, scratch, tokens, padded, edits, TOGETHER);
+/* Tokens of a row from `first` up to `end`, and where a head lies in their rows. */
+typedef struct {
+    const Op *op;
+    int64_t first, end, at, d;
+} Part;
+
+/* Asks for a head's numbers of one token: they lie in as many pages as there are buffers, where no stream is foreseen.
+   Time for that is while a block is passed, which itself reads nothing. */
+INLINE void ask_for(const Part *part, int64_t i) {
+    const Op *op = part->op;
+    int64_t token = part->first + i, at = part->at, d = part->d;
+    if (token >= part->end) return;
+    for (int i = 0; i < 8; i++)
+        for (int64_t j = 0; op->in[i].data && j < d; j += 16) __builtin_prefetch(row_of(&op->in[i], token) + at + j);
+    for (int64_t j = 0; j < d; j += 16) __builtin_prefetch(row_of(&op->out[0], token) + at + j, 1);
+}
+
+INLINE void pass_block(Square state, float *scratch, int64_t tokens, int64_t padded, const int edits, const Part *next) {
+    int64_t i = 0, d = next->d;
+    for (; i + TOGETHER <= d; i += TOGETHER) {
+        if (i < TOGETHER * BLOCK) ask_for(next, i / TOGETHER);
+        pass_rows(state, i, scratch, tokens, padded, edits, TOGETHER);
+    }
     for (; i < d; i++) pass_rows(state, i, scratch, tokens, padded, edits, 1);
 }
+
+#if LANES == 16
+#include "wkv_lanes.h"
+enum { MANY_TOKENS = 8 }; /* of a row, from which on it pays to turn the state and back */
+#endif
 
 /* in: r, w, k, v, a, g (what their matrices gave), v's share and layer 0's v (neither in layer 0).
    vec: w0, a0, k_k, k_a, r_k, ln_x weight and bias, v0. Returns r k r_k, the bonus of the token's own value. */
@@ -192,29 +218,34 @@ INLINE void finish_head(const Op *op, int64_t token, int64_t t, int64_t at, int6
     }
 }
 
-/* Asks for the numbers of a head: they lie in as many pages as there are buffers, where no stream is foreseen. */
-INLINE void ask_for_head(const Op *op, int64_t token, int64_t at, int64_t d) {
-    for (int i = 0; i < 8; i++)
-        for (int64_t j = 0; op->in[i].data && j < d; j += 16) __builtin_prefetch(row_of(&op->in[i], token) + at + j);
-    for (int64_t j = 0; j < d; j += 16) __builtin_prefetch(row_of(&op->out[0], token) + at + j, 1);
-}
-
 INLINE void run_head(const Op *op, const Call *call, int64_t unit, float *scratch, int64_t d, const int seven) {
     int64_t row = unit / op->heads, head = unit % op->heads, at = head * d, slot = call->slots[row];
     int64_t padded = (d + LANES - 1) / LANES * LANES, end = call->starts[row + 1];
     if (call->starts[row] == end) return;
+    Part whole = {op, call->starts[row], end, at, d};
+    for (int64_t t = 0; t < BLOCK; t++) ask_for(&whole, t);
     Square state = open_state(op, call, slot, head, scratch);
+#if LANES == 16
+    float *lanes = d == LANE_HEAD && end - call->starts[row] >= MANY_TOKENS ? scratch + LANES_AT : NULL;
+    if (lanes) turn_head(state.s, lanes);
+#endif
     for (int64_t first = call->starts[row]; first < end; first += BLOCK) {
         int64_t tokens = end - first < BLOCK ? end - first : BLOCK;
         float bonus[BLOCK];
-        for (int64_t t = 0; t < tokens; t++) {
-            if (first + t + BLOCK < end) ask_for_head(op, first + t + BLOCK, at, d);
+        Part next = {op, first + BLOCK, end, at, d};
+        for (int64_t t = 0; t < tokens; t++)
             bonus[t] = seven ? prepare_wkv7(op, first + t, t, at, d, padded, scratch)
                              : prepare_wkv6(op, first + t, t, at, d, padded, scratch);
-        }
-        pass_block(state, d, scratch, tokens, padded, seven);
+#if LANES == 16
+        if (lanes) pass_lanes(lanes, scratch, tokens, seven, &next);
+        else
+#endif
+            pass_block(state, scratch, tokens, padded, seven, &next);
         for (int64_t t = 0; t < tokens; t++) finish_head(op, first + t, t, at, d, padded, scratch, bonus[t], seven);
     }
+#if LANES == 16
+    if (lanes) turn_head(lanes, state.s);
+#endif
     close_state(op, call, slot, head, state);
 }
 
