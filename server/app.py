@@ -48,7 +48,8 @@ from .errors import InvalidRequest, MethodNotAllowed, NotFound, NotReady, Rooker
 from .metrics import Metrics
 from .responses.run import Runs
 from .responses.store import ResponseStore
-from .service import ServedModel, Service
+from .served_model import ServedModel
+from .service import Service
 
 BODIES_AT_ONCE = 16
 """Full-size bodies that may be in memory while they are read."""

@@ -23,7 +23,7 @@ from .config import Config
 from .engine.client import EngineClient
 from .engine.request import EngineInfo
 from .resolve import ResolvedModel
-from .service import ServedModel
+from .served_model import ServedModel
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 _PHASES = {"loading": "reading the weights", "warming_up": "warming up"}

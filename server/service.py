@@ -5,93 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 
 from .answer import Answer
+from .answer_grammar import AnswerGrammar, CheckedGrammars
 from .chat import Chat
 from .config import Config
 from .engine.client import EngineClient
-from .engine.request import EngineInfo, Request, SamplingParams
+from .engine.request import Request, SamplingParams
 from .engine.stream import EventStream
 from .errors import InvalidRequest, ModelNotFound, NotReady, PromptTooLong
 from .generation import Generation
 from .metrics import Metrics
+from .served_model import ServedModel
 from .sessions import SessionTurn
 from .telemetry import trace
-from .text.chat_template import ChatTemplate, Prompt, load_template
-from .text.grammar import check_grammar
-from .text.tokenizer import Tokenizer, load_tokenizer
+from .text.chat_template import Prompt
 
 _INLINE_CHARS = 8192
 """Longer texts are tokenised in a thread: the event loop serves everybody."""
-_CHECKED_GRAMMARS = 1024
-"""Digests of grammars of which it is known whether they compile."""
 _DOCUMENT_START = 0
 """What an empty prompt is: token 0 begins every document RWKV was trained on."""
-
-
-def served_names(config: Config, model_path: Path) -> tuple[str, ...]:
-    """Names clients may use for the model; the first is the one reported."""
-    return config.served_model_name or (model_path.stem if model_path.suffix else model_path.name,)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """The loaded model as the HTTP side knows it."""
-
-    names: tuple[str, ...]
-    info: EngineInfo
-    tokenizer: Tokenizer
-    template: ChatTemplate
-    longest_token: int
-    """Bytes of the longest token: a text of n characters has at least n / longest_token tokens."""
-    uncounted_ids: tuple[int, ...]
-    """Tokens that decaying penalties do not count."""
-
-    @classmethod
-    def load(cls, config: Config, model_path: Path, info: EngineInfo) -> ServedModel:
-        """Read tokenizer and template; takes a moment, so not on the event loop.
-
-        Raises:
-            StartupError: a file is missing or unusable.
-        """
-        tokenizer = load_tokenizer(config.tokenizer, model_path=model_path, vocab_size=info.vocab_size)
-        tokenizer.encode(" ")  # has it make now what it makes for its first text
-        return cls(
-            names=served_names(config, model_path),
-            info=info,
-            tokenizer=tokenizer,
-            template=load_template(
-                config.chat_template, model_path=model_path, version=info.version, vocab_size=info.vocab_size
-            ),
-            longest_token=max(len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)) or 1,
-            uncounted_ids=tuple(id for id in range(tokenizer.vocab_size) if _uncounted(tokenizer.token_bytes(id))),
-        )
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids below it can be drawn: they have text and a row in the head."""
-        return min(self.tokenizer.vocab_size, self.info.vocab_size)
-
-    @property
-    def system_fingerprint(self) -> str:
-        """`system_fingerprint` of every answer: equal weights answer equally."""
-        return f"fp_{self.info.fingerprint[:12]}"
-
-
-def _uncounted(token: bytes) -> bool:
-    """Space, tab and digits, as the reference has it (`generate` of the `rwkv` package): numbers and layout repeat."""
-    return len(token) > 0 and token in b" \t0123456789"
-
-
-@dataclass(frozen=True, slots=True)
-class Constraint:
-    """A serialised grammar, and the request field that asked for it."""
-
-    grammar: str
-    param: str
 
 
 class Service:
@@ -105,8 +38,7 @@ class Service:
         self.engine = engine
         self.metrics = metrics
         self._model: ServedModel | None = None
-        self._checked: dict[bytes, InvalidRequest | None] = {}
-        self._compiler = asyncio.Semaphore(1)
+        self._grammars = CheckedGrammars()
         self._loading: asyncio.Task[ServedModel] | None = None
 
     async def load(self) -> ServedModel:
@@ -249,34 +181,13 @@ class Service:
             raise InvalidRequest(f"token ids go from 0 to {self.model.info.vocab_size - 1}", param=param)
         return ids
 
-    async def check(self, constraint: Constraint | None) -> str | None:
-        """Its grammar, once it is known to compile: off the event loop, one at a time, and once for the same one, also
-        where it does not.
+    async def check(self, grammar: AnswerGrammar | None) -> str | None:
+        """The text of a grammar, once it is known to compile.
 
         Raises:
-            InvalidRequest: it does not compile within the limits.
+            InvalidRequest: it does not, within the limits.
         """
-        if constraint is None:
-            return None
-        digest = sha256(f"{constraint.param} {constraint.grammar}".encode()).digest()
-        if digest not in self._checked:
-            async with self._compiler:
-                if digest not in self._checked:  # nobody did it while this one waited
-                    self._checked[digest] = await asyncio.to_thread(self._fault, constraint)
-            if len(self._checked) > _CHECKED_GRAMMARS:
-                del self._checked[next(iter(self._checked))]
-        fault = self._checked[digest]
-        if fault is not None:
-            raise InvalidRequest(fault.message, param=fault.param, code=fault.code)
-        return constraint.grammar
-
-    def _fault(self, constraint: Constraint) -> InvalidRequest | None:
-        """What is wrong with a grammar."""
-        try:
-            check_grammar(self.model.tokenizer, constraint.grammar, param=constraint.param)
-        except InvalidRequest as fault:
-            return fault
-        return None
+        return None if grammar is None else await self._grammars.check(self.model.tokenizer, grammar)
 
     def completion_limit(self, asked: int | None, *, default: int | None = None, param: str) -> int:
         """Completion tokens a choice may have.
@@ -306,7 +217,7 @@ class Service:
         boundaries: tuple[int, ...] = (),
         turn: SessionTurn | None = None,
         embed: bool = False,
-        constraint: Constraint | None = None,
+        grammar: AnswerGrammar | None = None,
     ) -> Generation:
         """Admit a request: all its prompts are in the engine when this returns.
 
@@ -320,7 +231,7 @@ class Service:
             boundaries: of the one prompt, see `boundaries`.
             turn: of the session that the one prompt and its one choice continue.
             embed: ask for the model's output at the end of each prompt.
-            constraint: where the grammar in `sampling` is from; errors name its field.
+            grammar: that of `sampling`; errors name the field it is from.
 
         Raises:
             QueueFull, NotReady, InvalidRequest, EngineError: as the engine says; nothing runs then.
@@ -356,7 +267,7 @@ class Service:
             meter,
             timeout_s=self.config.request_timeout,
             turn=turn,
-            shaped_by=None if constraint is None else constraint.param,
+            shaped_by=None if grammar is None else grammar.param,
         )
         name = self.model.names[0]
         trace(generation, name if tuned_state is None else f"{name}:{tuned_state}")

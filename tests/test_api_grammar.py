@@ -128,10 +128,10 @@ async def test_faults_are_told_without_what_was_made_of_them(api: Api) -> None:
 
 
 async def test_the_same_grammar_is_compiled_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rookery.server import service
+    from rookery.server import answer_grammar
 
     compiled: list[str] = []
-    monkeypatch.setattr(service, "check_grammar", lambda tokenizer, grammar, *, param: compiled.append(grammar))
+    monkeypatch.setattr(answer_grammar, "check_grammar", lambda tokenizer, grammar, *, param: compiled.append(grammar))
     for _ in range(3):
         await api.complete(regex="a+")
     await api.complete(regex="b+")
@@ -139,7 +139,7 @@ async def test_the_same_grammar_is_compiled_once(api: Api, monkeypatch: pytest.M
 
 
 async def test_a_grammar_that_is_given_up_costs_its_work_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rookery.server import service
+    from rookery.server import answer_grammar
 
     compiled: list[str] = []
 
@@ -147,7 +147,7 @@ async def test_a_grammar_that_is_given_up_costs_its_work_once(api: Api, monkeypa
         compiled.append(grammar)
         check_grammar(tokenizer, grammar, param=param)
 
-    monkeypatch.setattr(service, "check_grammar", compile_)
+    monkeypatch.setattr(answer_grammar, "check_grammar", compile_)
     first, again = [await api.refused(TEXT, prompt="hi", regex="(") for _ in range(2)]
     assert first == again and first["param"] == "regex"
     assert len(compiled) == 1

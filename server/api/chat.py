@@ -11,7 +11,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from ..generation import Delta, Finish, Generation
-from ..service import ServedModel, Service
+from ..served_model import ServedModel
+from ..service import Service
 from ..text.reasoning import Piece
 from ..text.tools import ToolCallDelta
 from .chat_schemas import ChatBody
@@ -40,14 +41,14 @@ async def create_chat_completion(body: ChatBody, request: Request, session: Sess
             turn.prompt_ids = prompt_ids
             turn.told = None if chat.continue_final else partial(service.remembered, chat)
         stop = (*body.stop_strings, *(() if body.ignore_eos else model.template.stop))
-        constraint = body.constraint(prompt)
+        grammar = body.constraint(prompt)
         sampling = body.sampling(
             max_tokens=max_tokens,
             vocab_size=model.vocab_size,
             end_token=model.tokenizer.eos_token_id,
             uncounted_ids=model.uncounted_ids,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-            grammar=await service.check(constraint),
+            grammar=await service.check(grammar),
         )
         generation = await service.generate(
             answer_id,
@@ -61,7 +62,7 @@ async def create_chat_completion(body: ChatBody, request: Request, session: Sess
             cache=body.cache is not False,
             boundaries=service.boundaries(prompt, prompt_ids),
             turn=turn,
-            constraint=constraint,
+            grammar=grammar,
         )
     answer = ChatAnswer(body, model, generation)
     if body.stream:

@@ -1,4 +1,4 @@
-"""Body of POST /v1/chat/completions: messages, tools, response format, and what they are in `server/text` terms."""
+"""Body of POST /v1/chat/completions: messages, tools, and what they are in `server/text` terms."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
+from ..answer_grammar import AnswerGrammar
 from ..chat import Chat
 from ..errors import InvalidRequest, UnsupportedParameter
-from ..service import Constraint
 from ..text import tools
 from ..text.chat_template import Message, Prompt
 from ..text.grammar import tool_grammar
@@ -227,7 +227,7 @@ class ChatBody(FormattedBody, ChatTurns):
             return "max_completion_tokens", self.max_completion_tokens
         return "max_tokens", self.max_tokens
 
-    def constraint(self, prompt: Prompt = PLAIN) -> Constraint | None:
+    def constraint(self, prompt: Prompt = PLAIN) -> AnswerGrammar | None:
         """What the reply to `prompt` must match. Schemas of tools are checked even where none is demanded.
 
         Raises:
@@ -236,5 +236,5 @@ class ChatBody(FormattedBody, ChatTurns):
         chat = self.chat()
         calls = tool_grammar(chat.tools, chat.tool_choice, prompt, parallel=chat.parallel_calls)
         if calls is not None:
-            return Constraint(calls, "tools")
+            return AnswerGrammar(calls, "tools")
         return super().constraint(prompt)

@@ -12,7 +12,8 @@ from fastapi import APIRouter, Request, Response
 
 from ..answer import Answer
 from ..generation import Delta, Finish, Generation
-from ..service import ServedModel, Service
+from ..served_model import ServedModel
+from ..service import Service
 from ..text.reasoning import Piece
 from .completion_schemas import CompletionBody
 from .logprobs import Entry, Listing, legacy_logprobs
@@ -31,7 +32,7 @@ async def create_completion(body: CompletionBody, request: Request, session: Ses
     model = service.model
     tuned_state = service.tuned_state(body.model, body.state)
     prompts = [await service.prompt(prompt, param="prompt") for prompt in body.prompts]
-    constraint = body.constraint()
+    grammar = body.constraint()
     sampling = body.sampling(
         max_tokens=service.completion_limit(body.max_tokens, default=DEFAULT_MAX_TOKENS, param="max_tokens"),
         vocab_size=model.vocab_size,
@@ -39,7 +40,7 @@ async def create_completion(body: CompletionBody, request: Request, session: Ses
         uncounted_ids=model.uncounted_ids,
         logprobs=body.logprobs if body.best_of in (None, body.choices) else body.logprobs or 0,
         prompt_logprobs=body.logprobs if body.echo else None,
-        grammar=await service.check(constraint),
+        grammar=await service.check(grammar),
     )
     answer_id = f"cmpl-{uuid.uuid4().hex}"
     tenant = request.state.tenant
@@ -57,7 +58,7 @@ async def create_completion(body: CompletionBody, request: Request, session: Ses
             arrival=request.state.arrival,
             cache=body.cache is not False,
             turn=turn,
-            constraint=constraint,
+            grammar=grammar,
         )
     answer = CompletionAnswer(body, model, generation)
     if body.stream:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ..answer_grammar import AnswerGrammar
 from ..errors import InvalidRequest
-from ..service import Constraint
 from ..text.chat_template import Prompt
 from ..text.grammar import response_grammar
 from .schemas import PLAIN, Body, GenerationBody
@@ -62,7 +62,7 @@ class FormattedBody(GenerationBody):
         shapes = {"grammar": self.grammar, "regex": self.regex, "response_format": self._format}
         return next((name for name, given in shapes.items() if given is not None), None)
 
-    def constraint(self, prompt: Prompt = PLAIN) -> Constraint | None:
+    def constraint(self, prompt: Prompt = PLAIN) -> AnswerGrammar | None:
         """What the answer must match; `prompt` is how its text begins.
 
         Raises:
@@ -71,4 +71,4 @@ class FormattedBody(GenerationBody):
         if self._format is None:
             return super().constraint(prompt)
         asked = self._format.model_dump(by_alias=True, exclude_none=True)
-        return Constraint(response_grammar(asked, prompt) or "", "response_format")
+        return AnswerGrammar(response_grammar(asked, prompt) or "", "response_format")

@@ -156,14 +156,14 @@ async def _start(body: ResponseBody, request: Request, service: Service, runs: R
         chat = body.chat([*history, *items])
         prompt, prompt_ids = await service.render(chat)
     stop = (*body.stop_strings, *(() if body.ignore_eos else model.template.stop))
-    constraint = body.shape(chat, prompt)
+    grammar = body.shape(chat, prompt)
     sampling = body.sampling(
         max_tokens=max_tokens,
         vocab_size=model.vocab_size,
         end_token=model.tokenizer.eos_token_id,
         uncounted_ids=model.uncounted_ids,
         logprobs=body.logprobs,
-        grammar=await service.check(constraint),
+        grammar=await service.check(grammar),
     )
     generation = await service.generate(
         f"resp_{uuid.uuid4().hex}",
@@ -176,7 +176,7 @@ async def _start(body: ResponseBody, request: Request, service: Service, runs: R
         arrival=request.state.arrival,
         cache=body.cache is not False,
         boundaries=service.boundaries(prompt, prompt_ids),
-        constraint=constraint,
+        grammar=grammar,
     )
     return Run(
         runs,

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag, model_validator
 
+from ..answer_grammar import AnswerGrammar
 from ..chat import Chat
 from ..errors import InvalidRequest, UnsupportedParameter
 from ..responses.items import Item, messages_of
-from ..service import Constraint
 from ..text import tools
 from ..text.chat_template import Message, Prompt
 from ..text.grammar import response_grammar, tool_grammar
@@ -237,7 +237,7 @@ class ResponseBody(GenerationBody):
             options=self.chat_template_kwargs or {},
         )
 
-    def shape(self, chat: Chat, prompt: Prompt = PLAIN) -> Constraint | None:
+    def shape(self, chat: Chat, prompt: Prompt = PLAIN) -> AnswerGrammar | None:
         """What the reply to `prompt` must match. Schemas of tools are checked even where none is demanded.
 
         Raises:
@@ -247,13 +247,13 @@ class ResponseBody(GenerationBody):
             check_arguments(tool.parameters, param=f"tools.{number}.parameters")
         calls = tool_grammar(chat.tools, chat.tool_choice, prompt, parallel=chat.parallel_calls)
         if calls is not None:
-            return Constraint(calls, "tools")
+            return AnswerGrammar(calls, "tools")
         if self.format.type == "text":
             return self.constraint(prompt)
         if self.format.schema_ is not None:
             check_schema(self.format.schema_, param="text.format.schema")
         asked = {"type": self.format.type, "json_schema": {"schema": self.format.schema_}}
-        return Constraint(response_grammar(asked, prompt) or "", "text.format")
+        return AnswerGrammar(response_grammar(asked, prompt) or "", "text.format")
 
 
 class ConversationBody(Body):

@@ -23,9 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from ..answer_grammar import AnswerGrammar
 from ..engine.request import SamplingOrder, SamplingParams
 from ..errors import InvalidRequest, UnsupportedParameter
-from ..service import Constraint
 from ..text.chat_template import Prompt
 from ..text.grammar import lark_grammar, regex_grammar
 
@@ -199,16 +199,16 @@ class GenerationBody(Body):
         """Whether a stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def constraint(self, prompt: Prompt = PLAIN) -> Constraint | None:
+    def constraint(self, prompt: Prompt = PLAIN) -> AnswerGrammar | None:
         """What the completion must match; `prompt` is how its text begins.
 
         Raises:
             InvalidRequest: it is too large, or cannot be read.
         """
         if self.regex is not None:
-            return Constraint(regex_grammar(self.regex, prompt), "regex")
+            return AnswerGrammar(regex_grammar(self.regex, prompt), "regex")
         if self.grammar is not None:
-            return Constraint(lark_grammar(self.grammar, prompt), "grammar")
+            return AnswerGrammar(lark_grammar(self.grammar, prompt), "grammar")
         return None
 
     def sampling(

@@ -14,18 +14,18 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
 from math import inf
 from pathlib import Path
 from typing import TypeVar
 
 import orjson
 
-from ..errors import InvalidRequest, NotFound, ResponseDamaged, SessionBusy, StartupError, StorageFailed
+from ..errors import InvalidRequest, NotFound, SessionBusy, StartupError, StorageFailed
 from ..state.index import open_index
 from ..state.lease import Lease
 from .items import Item
-from .turns import CHAIN, OLDEST_END, SCHEMA, Conversation, Json, Turn
+from .tables import OLDEST_END, SCHEMA, chain, checksum, prune, size_of, sound
+from .turns import Conversation, Json, Turn
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class ResponseStore:
 
         def work(db: sqlite3.Connection) -> list[Item]:
             parent, own, _, _ = self._visible(db, tenant, id)
-            return [*_chain(db, parent), *orjson.loads(own)]
+            return [*chain(db, parent), *orjson.loads(own)]
 
         return await self._run(work)
 
@@ -141,7 +141,7 @@ class ResponseStore:
             status = orjson.loads(body)["status"]
             if status not in ("completed", "incomplete"):
                 raise InvalidRequest(f"the response {id} is {status}: it has no end to go on from", param=_PREVIOUS)
-            return _chain(db, id)
+            return chain(db, id)
 
         try:
             return await self._run(work)
@@ -158,7 +158,7 @@ class ResponseStore:
         def work(db: sqlite3.Connection) -> None:
             self._use(db, tenant, id)
             db.execute("UPDATE turns SET visible = 0 WHERE id = ?", (id,))
-            _prune(db, id)
+            prune(db, id)
 
         await self._run(work)
 
@@ -189,7 +189,7 @@ class ResponseStore:
 
         def work(db: sqlite3.Connection) -> tuple[Conversation, list[Item]]:
             found = self._conversation(db, tenant, id)
-            return found, _chain(db, found.head)
+            return found, chain(db, found.head)
 
         return await self._run(work)
 
@@ -217,13 +217,13 @@ class ResponseStore:
         def work(db: sqlite3.Connection) -> None:
             head = self._conversation(db, tenant, id).head
             db.execute("DELETE FROM conversations WHERE id = ?", (id,))
-            _prune(db, head)
+            prune(db, head)
 
         await self._run(work)
 
     async def size(self, tenant: str | None = None) -> tuple[int, int]:
         """Turns stored, and the bytes of their items: a tenant's, or all."""
-        return await self._run(lambda db: _size(db, tenant))
+        return await self._run(lambda db: size_of(db, tenant))
 
     async def close(self) -> None:
         """Close the database after what is under way; using the store opens it again."""
@@ -272,7 +272,7 @@ class ResponseStore:
 
     def _insert(self, db: sqlite3.Connection, tenant: str, turn: Turn) -> None:
         blobs = [orjson.dumps(part) for part in (turn.input, turn.output, turn.body)]
-        size, digest = sum(map(len, blobs)), _checksum(turn.id, turn.parent, *blobs)
+        size, digest = sum(map(len, blobs)), checksum(turn.id, turn.parent, *blobs)
         db.execute(
             "INSERT INTO turns (id, tenant, parent, visible, used, bytes, checksum, input, output, body)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -283,7 +283,7 @@ class ResponseStore:
         """Parent, input, output and body of a turn that can be asked for, which uses it."""
         self._use(db, tenant, id)
         row = db.execute("SELECT id, parent, input, output, body, checksum FROM turns WHERE id = ?", (id,)).fetchone()
-        return _sound(*row)
+        return sound(*row)
 
     def _use(self, db: sqlite3.Connection, tenant: str, id: str) -> None:
         found = db.execute(
@@ -315,23 +315,23 @@ class ResponseStore:
             (tenant, oldest),
         ).fetchone()
         names = db.execute("SELECT count(*) FROM conversations WHERE tenant = ?", (tenant,)).fetchone()[0]
-        before, size = turns, _ = _size(db, tenant)
+        before, size = turns, _ = size_of(db, tenant)
         if not expired and max(turns, names) <= self._max_turns and size <= self._max_bytes:
             return 0
         while (end := db.execute(OLDEST_END, (tenant,)).fetchone()) is not None:
             id, used = end
-            turns, size = _size(db, tenant)
+            turns, size = size_of(db, tenant)
             if used >= oldest and turns <= self._max_turns and size <= self._max_bytes:
                 break
             db.execute("DELETE FROM conversations WHERE head = ?", (id,))
             db.execute("UPDATE turns SET visible = 0 WHERE id = ?", (id,))
-            _prune(db, id)
+            prune(db, id)
         db.execute(
             "DELETE FROM conversations WHERE head IS NULL AND tenant = ?1 AND (used < ?2 OR id NOT IN"
             " (SELECT id FROM conversations WHERE tenant = ?1 ORDER BY used DESC LIMIT ?3))",
             (tenant, oldest, self._max_turns),
         )
-        return before - _size(db, tenant)[0]
+        return before - size_of(db, tenant)[0]
 
 
 def _thread() -> ThreadPoolExecutor:
@@ -344,52 +344,3 @@ _PREVIOUS = "previous_response_id"
 
 def _no_conversation(id: str) -> NotFound:
     return NotFound(f"there is no conversation {id!r}", code="conversation_not_found")
-
-
-def _size(db: sqlite3.Connection, tenant: str | None) -> tuple[int, int]:
-    where, values = ("", ()) if tenant is None else (" WHERE tenant = ?", (tenant,))
-    turns, size = db.execute(f"SELECT count(*), coalesce(sum(bytes), 0) FROM turns{where}", values).fetchone()
-    return turns, size
-
-
-def _chain(db: sqlite3.Connection, id: str | None) -> list[Item]:
-    """Items of this turn and of all before it, oldest first."""
-    turns = [_sound(*row) for row in db.execute(CHAIN, (id,))]
-    if id is not None and (not turns or turns[0][0] is not None):
-        raise ResponseDamaged(f"a response that {id!r} goes on from is missing; go on from another, or begin anew")
-    return [item for _, given, said, _ in turns for blob in (given, said) for item in orjson.loads(blob)]
-
-
-def _sound(
-    id: str, parent: str | None, given: bytes, said: bytes, body: bytes, digest: bytes
-) -> tuple[str | None, bytes, bytes, bytes]:
-    """What a turn was stored with.
-
-    Raises:
-        ResponseDamaged: it is not that any more.
-    """
-    if digest != _checksum(id, parent, given, said, body):
-        _log.error("the stored turn %s is damaged", id)
-        raise ResponseDamaged(f"the response {id!r} is stored, but damaged; go on from another, or begin anew")
-    return parent, given, said, body
-
-
-def _checksum(id: str, parent: str | None, *blobs: bytes) -> bytes:
-    digest = blake2b(orjson.dumps([id, parent, [len(blob) for blob in blobs]]), digest_size=16)
-    for blob in blobs:
-        digest.update(blob)
-    return digest.digest()
-
-
-def _prune(db: sqlite3.Connection, id: str | None) -> None:
-    """Remove a turn nobody can reach, and those before it that it alone kept."""
-    while id is not None:
-        needed = db.execute(
-            "SELECT visible OR EXISTS (SELECT 1 FROM turns WHERE parent = ?1)"
-            " OR EXISTS (SELECT 1 FROM conversations WHERE head = ?1), parent FROM turns WHERE id = ?1",
-            (id,),
-        ).fetchone()
-        if needed is None or needed[0]:
-            return
-        db.execute("DELETE FROM turns WHERE id = ?", (id,))
-        id = needed[1]
