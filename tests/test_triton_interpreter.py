@@ -18,15 +18,31 @@ FILES = [
 ]
 ENVIRONMENT = {**os.environ, "TRITON_INTERPRET": "1", "ROOKERY_KERNELS": "triton", "OMP_NUM_THREADS": "1"}
 
+pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="this process interprets; the files run in it")
+interprets = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton has no build for this system"
+)
 
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton has no build for this system")
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="this process interprets; the files run in it")
-@pytest.mark.parametrize("name", FILES)
-def test_interpreted(name: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(FOLDER / name)]
+
+def interpret(name: str, which: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", which, str(FOLDER / name)]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=FOLDER.parent.parent)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@interprets
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", FILES)
+def test_interpreted(name: str) -> None:
+    interpret(name, "not slow")
+
+
+@interprets
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["test_models.py"])
+def test_interpreted_at_length(name: str) -> None:
+    interpret(name, "slow")
 
 
 def test_the_torch_path_imports_no_triton() -> None:

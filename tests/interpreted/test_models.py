@@ -11,24 +11,39 @@ from rookery.kernels.rows import Rows
 from rookery.server.model.shape import Version
 
 from ..checkpoints import random_model
-from ..test_model_goldens import load, run
+from ..test_model_goldens import MODELS, Golden, load, run
 
 MICRO = ["micro-rwkv4", "micro-rwkv5.1", "micro-rwkv6", "micro-rwkv7"]
+OF_5_2 = "tiny-rwkv5.2-730K"
+
+
+def assert_golden(golden: Golden, prompt: str, *, tokens: int, chunk: int) -> None:
+    """The first `tokens` of a prompt, given to the model in pieces of `chunk`."""
+    positions = golden.arrays[f"pos_{prompt}"].long()
+    wanted = positions[positions < tokens]
+    assert len(wanted)
+    got = run(golden.model, golden.arrays[f"tokens_{prompt}"][:tokens], golden.model.new_pool(2), chunk=chunk)
+    torch.testing.assert_close(got[wanted], golden.arrays[f"logits_{prompt}"][: len(wanted)], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", MICRO)
 def test_logits_equal_the_goldens(fixtures: Path, name: str) -> None:
+    """As a prompt of two chunks, and token by token."""
     golden = load(fixtures, name)
-    tokens = golden.arrays["tokens_medium"]
-    positions = golden.arrays["pos_medium"].long()
-    wanted = positions[positions < 20]
-    pool = golden.model.new_pool(2)
-    whole = run(golden.model, tokens[:20], pool, chunk=20)
-    torch.testing.assert_close(whole[wanted], golden.arrays["logits_medium"][: len(wanted)], rtol=0, atol=1e-4)
-    pool.reset([1])
-    one_by_one = run(golden.model, golden.arrays["tokens_short"], pool, chunk=1)
-    expected = golden.arrays["logits_short"]
-    torch.testing.assert_close(one_by_one[golden.arrays["pos_short"].long()], expected, rtol=0, atol=1e-4)
+    assert_golden(golden, "medium", tokens=18, chunk=18)
+    assert_golden(golden, "short", tokens=3, chunk=1)
+
+
+def test_logits_of_5_2_equal_the_goldens(fixtures: Path) -> None:
+    """Of twelve layers: the first tokens alone."""
+    assert_golden(load(fixtures, OF_5_2), "short", tokens=3, chunk=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_equal_the_goldens_over_many_chunks(fixtures: Path, name: str) -> None:
+    for chunk in (10_000, 7):
+        assert_golden(load(fixtures, name), "medium", tokens=70, chunk=chunk)
 
 
 @pytest.mark.parametrize("version", ["5.0", "7"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from types import ModuleType
 
 import pytest
 import torch
@@ -86,8 +87,8 @@ def test_padding_reads_zero_and_no_tokens_change_nothing(name: str) -> None:
     assert torch.equal(state, case.state)
 
 
-@pytest.mark.parametrize("name", ["wkv5", "wkv6", "wkv7"])
-@settings(max_examples=4, deadline=None, derandomize=True)
+@pytest.mark.parametrize("name", ["wkv6", "wkv7"])  # wkv5 is wkv6's kernels
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(position=st.integers(0, 40), length=st.integers(1, 40), cuts=st.sets(st.integers(1, 4)))
 def test_cuts_on_the_grid_change_no_bit(name: str, position: int, length: int, cuts: set[int]) -> None:
     """Wherever the row begins in its sequence, and whoever decodes beside it."""
@@ -131,26 +132,27 @@ def test_rows_do_not_know_their_batch_mates(name: str) -> None:
     assert torch.equal(together_state, alone_state)
 
 
-@pytest.mark.parametrize("operands", [torch.float32, torch.float16])
-def test_chunked_equals_recurrent(operands: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("name", "module", "operands"), [("wkv6", triton6, torch.float32), ("wkv7", triton7, torch.float16)]
+)
+def test_chunked_equals_recurrent(name: str, module: ModuleType, operands: torch.dtype) -> None:
     slots, starts, positions = torch.tensor([2, -1, 0]), torch.tensor([0, 17, 17, 33]), torch.tensor([0, 5, 30])
     tolerance = EXACT if operands == torch.float32 else HALF
-    for name, module in (("wkv6", triton6), ("wkv7", triton7)):
-        case = Case(name, 33, 7)
-        by_token, by_chunk = torch.empty_like(case.inputs[0]), torch.empty_like(case.inputs[0])
-        token_state, chunk_state = case.state.clone(), case.state.clone()
-        module.recurrent(*case.inputs, token_state, slots, starts, by_token)
-        module.chunked(*case.inputs, chunk_state, slots, starts, positions, by_chunk, 33, operands)
-        assert_near(by_chunk, by_token, tolerance)
-        assert_near(chunk_state, token_state, tolerance)
+    case = Case(name, 33, 7)
+    by_token, by_chunk = torch.empty_like(case.inputs[0]), torch.empty_like(case.inputs[0])
+    token_state, chunk_state = case.state.clone(), case.state.clone()
+    module.recurrent(*case.inputs, token_state, slots, starts, by_token)
+    module.chunked(*case.inputs, chunk_state, slots, starts, positions, by_chunk, 33, operands)
+    assert_near(by_chunk, by_token, tolerance)
+    assert_near(chunk_state, token_state, tolerance)
 
 
-@pytest.mark.parametrize("hardest", [-30.0, -float("inf")])
-def test_wkv6_takes_any_decay(hardest: float) -> None:
+def test_wkv6_takes_any_decay() -> None:
     case = Case("wkv6", 20, 8)
     r, k, v, log_decay, bonus = case.inputs
-    hard = torch.rand(log_decay.shape, generator=torch.Generator().manual_seed(0)) < 0.5
-    log_decay = torch.where(hard, torch.tensor(hardest), log_decay)
+    drawn = torch.rand(log_decay.shape, generator=torch.Generator().manual_seed(0))
+    for below, hardest in ((0.6, -30.0), (0.4, -368.0), (0.2, -float("inf"))):
+        log_decay = torch.where(drawn < below, torch.tensor(hardest), log_decay)
     fast_state, slow_state = case.state.clone(), case.state.clone()
     rows = Rows.pack([1, 0], [1, 19])
     fast = wkv6(r, k, v, log_decay, bonus, fast_state, rows)
@@ -184,9 +186,10 @@ def test_wkv4_takes_keys_no_exponential_could_hold(log_decay: float) -> None:
     assert_near(fast_state, slow_state, EXACT)
 
 
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("a", [1.0, 0.5])
-@pytest.mark.parametrize("log_decay", [0.0, -0.6065306597])
+@pytest.mark.parametrize(
+    ("log_decay", "a", "half"),
+    [(0.0, 1.0, False), (0.0, 1.0, True), (0.0, 0.5, False), (-0.6065306597, 1.0, True), (-0.6065306597, 0.5, False)],
+)
 def test_wkv7_takes_one_token_repeated(log_decay: float, a: float, half: bool) -> None:
     """Repeated keys with a full learning rate make the chunk's triangular system as badly conditioned as it gets."""
     tokens = 48
