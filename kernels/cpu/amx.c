@@ -153,6 +153,7 @@ INLINE void pass(const Op *op, const Call *call, int64_t first, int64_t panels, 
             char *sums = scratch + turn++ % 2 * BLOCK_BYTES;
             Block block = {t, tokens, (first + p) * PANEL, two + 1, sums};
             int64_t at_once = (before.left + steps - 1) / steps;
+            ask_for_block(&op->out[0], t, tokens, block.from, block.panels);
             _tile_zero(0);
             _tile_zero(1);
             _tile_zero(2);

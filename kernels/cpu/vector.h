@@ -54,6 +54,21 @@ INLINE void store(float *p, vf v, int64_t left) {
 #endif
 }
 
+/* The statements for each vector of n numbers: at `i`, of which `left` are there; all LANES, so that the compiler knows,
+   but for the last one. */
+#define EACH_VECTOR(i, left, n, ...)                                                                                   \
+    do {                                                                                                               \
+        int64_t i = 0;                                                                                                 \
+        for (; i + LANES <= (n); i += LANES) {                                                                         \
+            const int64_t left = LANES;                                                                                \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+        if (i < (n)) {                                                                                                 \
+            const int64_t left = (n)-i;                                                                                \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+    } while (0)
+
 /* The first `left` lanes, zeros after them. */
 INLINE vf only(vf v, int64_t left) {
     float a[LANES] = {0};

@@ -41,8 +41,9 @@ logger = logging.getLogger(__name__)
 LARGEST_HEAD, LARGEST_WIDTH = 256, 16384
 """What the kernels have room for; no published model comes near."""
 
-TOKENS = 256
-"""Tokens of one call; a step with more is made of several. Bounds the buffers, and keeps them near the cores."""
+TOKENS = 128
+"""Tokens of one call; a step with more is made of several. With twice as many, activations no longer stay in the caches
+near the cores; with half, each weight that comes from memory serves too few."""
 
 
 def native_model(checkpoint: Checkpoint, kept: str) -> NativeModel | None:
