@@ -19,9 +19,7 @@ class TimeMixing:
     def __init__(self, weights: Weights, norm: LayerNorm, *, divisor: int) -> None:
         self.norm = norm
         self.mu = weights.mixes("time_mix_r", "time_mix_k", "time_mix_v")
-        self.receptance = weights.linear("receptance.weight")
-        self.key = weights.linear("key.weight")
-        self.value = weights.linear("value.weight")
+        self.projections = weights.linears("receptance.weight", "key.weight", "value.weight")
         self.output = weights.linear("output.weight", divisor=divisor)
         self.log_decay = -torch.exp(weights.exact("time_decay"))
         self.bonus = weights.exact("time_first")
@@ -29,12 +27,10 @@ class TimeMixing:
     def __call__(
         self, x: Tensor, added: Tensor | None, shift: Tensor, state: Tensor, rows: Rows
     ) -> tuple[Tensor, Tensor]:
-        x, (xr, xk, xv) = shift_mix(x, added, self.norm.weight, self.norm.bias, self.mu, shift, rows, of_present=True)
-        r = torch.sigmoid(self.receptance(xr))
-        k = self.key(xk)
-        v = self.value(xv)
+        x, mixed = shift_mix(x, added, self.norm.weight, self.norm.bias, self.mu, shift, rows, of_present=True)
+        r, k, v = self.projections(mixed)
         y = wkv4(k, v, self.log_decay, self.bonus, state, rows)
-        return x, self.output(r * y.to(x.dtype))
+        return x, self.output(torch.sigmoid(r) * y.to(x.dtype))
 
 
 class Rwkv4(DampedTrunk):

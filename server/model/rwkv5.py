@@ -22,9 +22,8 @@ class TimeMixing:
         self.norm = norm
         self.gated = shape.version != "5.0"
         self.mu = weights.mixes(*(f"time_mix_{name}" for name in ("rkvg" if self.gated else "rkv")))
-        self.receptance = weights.linear("receptance.weight")
-        self.key = weights.linear("key.weight")
-        self.value = weights.linear("value.weight")
+        names = ("receptance", "key", "value", *(("gate",) if self.gated else ()))
+        self.projections = weights.linears(*(f"{name}.weight" for name in names))
         self.output = weights.linear("output.weight", divisor=divisor)
         self.ln_x = weights.head_norm("ln_x")
         self.log_decay = self._per_channel(-torch.exp(weights.exact("time_decay")))
@@ -32,8 +31,6 @@ class TimeMixing:
             self.bonus = self._per_channel(torch.exp(weights.exact("time_first")))
         else:
             self.bonus = self._per_channel(weights.exact("time_faaaa"))
-        if self.gated:
-            self.gate = weights.linear("gate.weight")
 
     def _per_channel(self, x: Tensor) -> Tensor:
         """[H] (5.0 and 5.1) or [H, D] to [H, D]."""
@@ -43,15 +40,10 @@ class TimeMixing:
         self, x: Tensor, added: Tensor | None, shift: Tensor, state: Tensor, rows: Rows
     ) -> tuple[Tensor, Tensor]:
         heads = (len(x), self.heads, self.head_size)
-        x, (xr, xk, xv, *xg) = shift_mix(
-            x, added, self.norm.weight, self.norm.bias, self.mu, shift, rows, of_present=True
-        )
-        r = self.receptance(xr).view(heads)
-        k = self.key(xk).view(heads)
-        v = self.value(xv).view(heads)
-        g = self.gate(xg[0]) if self.gated else None
-        y = wkv5(r, k, v, self.log_decay, self.bonus, state, rows)
-        return x, self.output(self.ln_x(y, g, x.dtype))
+        x, mixed = shift_mix(x, added, self.norm.weight, self.norm.bias, self.mu, shift, rows, of_present=True)
+        r, k, v, *g = self.projections(mixed)
+        y = wkv5(r.view(heads), k.view(heads), v.view(heads), self.log_decay, self.bonus, state, rows)
+        return x, self.output(self.ln_x(y, g[0] if g else None, x.dtype))
 
 
 class Rwkv5(DampedTrunk):

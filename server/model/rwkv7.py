@@ -19,16 +19,12 @@ from .trunk import LayerNorm, Trunk, Weights
 class TimeMixing:
     def __init__(self, weights: Weights, shape: ModelShape, norm: LayerNorm, *, first: bool) -> None:
         self.norm = norm
-        self.mu = weights.mixes(*(f"x_{name}" for name in "rwkvag"))
-        self.receptance = weights.linear("receptance.weight")
-        self.key = weights.linear("key.weight")
-        self.value = weights.linear("value.weight")
+        self.mu = weights.mixes(*(f"x_{name}" for name in "rkvwag"))
+        self.projections = weights.linears("receptance.weight", "key.weight", "value.weight")
         self.output = weights.linear("output.weight")
-        self.w1, self.w2 = weights.low_rank("w1"), weights.low_rank("w2")
-        self.a1, self.a2 = weights.low_rank("a1"), weights.low_rank("a2")
+        # layer 0 gives the values the others mix with; some files hold an unused pair for it
+        self.low_ranks = weights.low_ranks(*("wa" if first else "vwa"), bent="w")
         self.g1, self.g2 = weights.low_rank("g1"), weights.low_rank("g2")
-        if not first:  # layer 0 gives the values the others mix with; some files hold unused ones for it
-            self.v1, self.v2 = weights.low_rank("v1"), weights.low_rank("v2")
         self.heads = HeadWeights(
             w0=weights.exact("w0"),
             a0=weights.exact("a0"),
@@ -47,15 +43,11 @@ class TimeMixing:
 
         Returns: the stream with that added, what this block adds to it, and layer 0's values, all [N, C].
         """
-        x, (xr, xw, xk, xv, xa, xg) = shift_mix(x, added, self.norm.weight, self.norm.bias, self.mu, shift, rows)
-        r = self.receptance(xr)
-        k = self.key(xk)
-        v = self.value(xv)
-        w = self.w2(torch.tanh(self.w1(xw)))
-        a = self.a2(self.a1(xa))
-        g = self.g2(torch.sigmoid(self.g1(xg)))
-        v_share = None if v_first is None else self.v2(self.v1(xv))
-        y = wkv7_heads(r, w, k, v, a, g, v_first, v_share, self.heads, state, rows)
+        x, mixed = shift_mix(x, added, self.norm.weight, self.norm.bias, self.mu, shift, rows)
+        r, k, v = self.projections(mixed[:3])
+        *v_share, w, a = self.low_ranks(mixed[3 if v_first is None else 2 : 5])  # of x_v, x_w, x_a
+        g = self.g2(torch.sigmoid(self.g1(mixed[5])))
+        y = wkv7_heads(r, w, k, v, a, g, v_first, v_share[0] if v_share else None, self.heads, state, rows)
         return x, self.output(y), v if v_first is None else v_first
 
 

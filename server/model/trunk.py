@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rookery.kernels.head_norm import head_norm
-from rookery.kernels.linear import Linear
+from rookery.kernels.linear import Linear, Linears, LowRanks
 
 from ..state.pool import State, StatePool
 from .checkpoint import Checkpoint
@@ -60,6 +60,15 @@ class Weights:
     def low_rank(self, key: str) -> Linear:
         """A matrix of a low-rank pair, which checkpoints store [in, out]."""
         return Linear(self.cast(key).T.contiguous())
+
+    def linears(self, *keys: str) -> Linears:
+        """Matrices of one shape, stored [out, in], each for an input of its own."""
+        return Linears([self.cast(key) for key in keys])
+
+    def low_ranks(self, *names: str, bent: str) -> LowRanks:
+        """The pairs `name`1 and `name`2; that of the name `bent` has a tanh in between."""
+        downs, ups = ([self.cast(f"{name}{i}").T.contiguous() for name in names] for i in (1, 2))
+        return LowRanks(downs, ups, bent=names.index(bent))
 
     def layer_norm(self, name: str) -> LayerNorm:
         return LayerNorm(self.cast(f"{name}.weight"), self.cast(f"{name}.bias"))
