@@ -144,6 +144,36 @@ async def test_an_empty_conversation_needs_no_body(api: Api) -> None:
     assert prompt(api) == "User: One?\n\nAssistant:"
 
 
+async def test_items_are_added_to_a_conversation_and_read_one_by_one(api: Api) -> None:
+    conversation = (await api.client.post(CONVERSATIONS)).json()["id"]
+    path = f"{CONVERSATIONS}/{conversation}/items"
+    added = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Aha."}]
+    listed = (await api.client.post(path, json={"items": added})).json()
+    assert [item["role"] for item in listed["data"]] == ["user", "assistant"] and not listed["has_more"]
+    await respond(api, "Two?", conversation=conversation)
+    assert prompt(api) == "User: One?\n\nAssistant: Aha.\n\nUser: Two?\n\nAssistant:"
+    later = (await api.client.post(path, json={"items": added[:1]})).json()
+    everything = (await api.client.get(f"{path}?order=asc")).json()["data"]
+    assert len(everything) == 5 and everything[-1] == later["data"][0]
+    for item in everything:
+        assert (await api.client.get(f"{path}/{item['id']}")).json() == item
+    await error(await api.client.get(f"{path}/msg_unknown"), 404)
+    await error(await api.client.post(path.replace("conv_", "conv_x"), json={"items": added}), 404)
+    refused: tuple[dict[str, object], ...] = ({"items": []}, {"items": added * 11}, {})
+    for wrong in refused:
+        assert (await error(await api.client.post(path, json=wrong), 400))["param"] == "items"
+
+
+async def test_the_input_is_counted_as_it_would_be_read(api: Api) -> None:
+    first = await respond(api, "One?")
+    asked = {"input": "Two?", "previous_response_id": first.id, "instructions": "Be brief."}
+    counted = (await api.client.post(f"{PATH}/input_tokens", json={"model": MODEL, **asked})).json()
+    submitted = len(api.engine.submitted)
+    second = await respond(api, **asked)
+    assert second.usage is not None and len(api.engine.submitted) == submitted + 1
+    assert counted == {"object": "response.input_tokens", "input_tokens": second.usage.input_tokens}
+
+
 async def until_running(api: Api, count: int = 1) -> None:
     while len(api.engine.submitted) < count:
         await asyncio.sleep(0)
@@ -156,6 +186,8 @@ async def test_a_conversation_has_one_writer(api: Api) -> None:
     running = asyncio.create_task(api.client.post(PATH, json=body))
     await until_running(api)
     assert (await error(await api.client.post(PATH, json=body), 409))["code"] == "session_busy"
+    items = {"items": [{"role": "user", "content": "x"}]}
+    assert (await error(await api.client.post(f"{CONVERSATIONS}/{conversation}/items", json=items), 409))["message"]
     api.engine.gate.set()
     assert (await running).status_code == 200
     assert (await api.client.post(PATH, json=body)).status_code == 200

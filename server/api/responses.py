@@ -23,7 +23,7 @@ from ..text.tokenizer import Tokenizer
 from .item_schemas import ItemId
 from .logprobs import Entry, Listing, chat_logprobs
 from .openapi import answers
-from .responses_answers import Deleted, ItemList, ResponseObject
+from .responses_answers import Deleted, InputTokensObject, ItemList, ResponseObject
 from .responses_schemas import ID_PATTERN, ResponseBody
 from .sse import GenerationStream, json_answer, nobody, whole
 
@@ -63,6 +63,18 @@ async def create_response(body: ResponseBody, request: Request) -> Response:
         return json_answer(await run.ended(error))
     finally:
         run.close()
+
+
+@router.post(
+    "/v1/responses/input_tokens", summary="Count what a response would read", responses=answers(InputTokensObject)
+)
+async def count_input_tokens(body: ResponseBody, request: Request) -> Response:
+    service: Service = request.app.state.service
+    service.tuned_state(body.model, body.state)
+    _, history = await _continued(body, _runs(request), request.state.tenant)
+    with _named_as_here():
+        _, prompt_ids = await service.render(body.chat([*history, *body.items()]))
+    return json_answer({"object": "response.input_tokens", "input_tokens": len(prompt_ids)})
 
 
 @router.get("/v1/responses/{id}", summary="A stored response", responses=answers(ResponseObject))
@@ -140,17 +152,7 @@ async def _start(body: ResponseBody, request: Request, service: Service, runs: R
     model = service.model
     tuned_state = service.tuned_state(body.model, body.state)
     max_tokens = service.completion_limit(body.max_output_tokens, param="max_output_tokens")
-    history: list[Item] = []
-    parent = body.previous_response_id
-    if parent is not None:
-        history = await runs.store.history(tenant, parent)
-    elif body.conversation_id is not None:
-        try:
-            found, history = await runs.store.conversation(tenant, body.conversation_id)
-        except NotFound as error:
-            error.param = "conversation"
-            raise
-        parent = found.head
+    parent, history = await _continued(body, runs, tenant)
     items = body.items()
     with _named_as_here():
         chat = body.chat([*history, *items])
@@ -189,6 +191,20 @@ async def _start(body: ResponseBody, request: Request, service: Service, runs: R
         store=body.store is not False,
         logprobs=None if body.logprobs is None else _TextLogprobs(model.tokenizer),
     )
+
+
+async def _continued(body: ResponseBody, runs: Runs, tenant: str) -> tuple[str | None, list[Item]]:
+    """The turn that a response goes on from, and all items up to its end."""
+    if body.previous_response_id is not None:
+        return body.previous_response_id, await runs.store.history(tenant, body.previous_response_id)
+    if body.conversation_id is None:
+        return None, []
+    try:
+        found, history = await runs.store.conversation(tenant, body.conversation_id)
+    except NotFound as error:
+        error.param = "conversation"
+        raise
+    return found.head, history
 
 
 @contextmanager

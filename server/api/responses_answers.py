@@ -85,6 +85,22 @@ class ResponseObject(_Answer):
     user: str | None
 
 
+class InputTokensObject(_Answer):
+    """What a response would read."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
+class ItemObject(BaseModel):
+    """A message, a call, the output of one, or thoughts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    type: str
+
+
 class ItemList(_Answer):
     """One page of items."""
 

@@ -267,3 +267,9 @@ class ConversationUpdate(Body):
     """Body of POST /v1/conversations/{id}."""
 
     metadata: Metadata
+
+
+class ConversationItems(Body):
+    """Body of POST /v1/conversations/{id}/items."""
+
+    items: Annotated[list[InputItem], Field(min_length=1, max_length=20)]
