@@ -17,6 +17,7 @@ from llguidance import LLMatcher
 from rookery.server.engine.batch import Batch, Choice, Prefill
 from rookery.server.engine.constraint import Constraints
 from rookery.server.engine.engine import Engine
+from rookery.server.engine.pace import Pace
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
 from rookery.server.engine.residents import MAX_BIASES, MAX_STOPS, fits
 from rookery.server.engine.reuse import PrefixReuse
@@ -30,12 +31,16 @@ from .test_state_sessions_random import SessionsMachine
 from .tiny_model import BOMB, NAN, ToyModel, tiny_rwkv7
 
 SIZES = [1, 2, 4]
+MIXED = [(0, 32), (2, 16), (2, 32), (5, 48)]
+"""Steps with prompts that are recorded, for the toy, which reads on the device where rows begin."""
 
 
 def engine_of(model: Model, device: Prompt | None, *, max_batch: int = 5, cache_bytes: int = 0) -> Engine:
     engine = Engine(model, max_batch=max_batch, max_queue=64, prefill_budget=32, cache_bytes=cache_bytes)
     if device is not None:
-        engine.overlap(device).record(Eager(), [size for size in SIZES if size <= max_batch])
+        mixed = MIXED if isinstance(model, ToyModel) else []
+        engine.overlap(device).record(Eager(), [size for size in SIZES if size <= max_batch], mixed=mixed)
+        assert engine.loop is not None and engine.loop.mixed.sizes == mixed
     return engine
 
 
@@ -134,6 +139,29 @@ def test_every_kind_of_request_gets_the_tokens_of_the_plain_engine(device: type[
     assert {its[-1].finish for its in expected.values()} == {"stop", "length"}
     assert watch.ends == sum(one.choices for one in requests)
     assert engine.stats().slots_free == 5 and not engine._sampling and not engine._by_host
+
+
+def test_short_prompts_are_recorded_and_others_are_not() -> None:
+    """With what the recording has left over as padding."""
+    engine = engine_of(ToyModel(), Late())
+    assert isinstance(engine.model, ToyModel)
+    taken: list[bool] = []
+    loop = engine.loop
+    assert loop is not None
+    run_recorded = loop.mixed.run
+
+    def watched(batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
+        outcome = run_recorded(batch)
+        taken.append(outcome is not None)
+        return outcome
+
+    loop.mixed.run = watched  # type: ignore[method-assign]
+    run(engine, *(request(str(i), [1 + i, 2, 3], SamplingParams(max_tokens=4, seed=i), choices=2) for i in range(2)))
+    assert taken == [True]
+    drain(engine)
+    engine.pace = Pace(1000)
+    run(engine, request("long", [1 + i % 20 for i in range(60)], SamplingParams(max_tokens=2, seed=1)))
+    assert taken == [True, False]
 
 
 def test_a_real_model_draws_the_same() -> None:
@@ -305,7 +333,7 @@ class LoopedSessions(SessionsMachine):
 
     def new_host(self) -> Host:
         host = super().new_host()
-        host.engine.overlap(Late()).record(Eager(), [1, 4])
+        host.engine.overlap(Late()).record(Eager(), [1, 4], mixed=[(0, 64), (4, 32)])
         return host
 
 

@@ -18,6 +18,7 @@ from rookery.server.engine.batch import Batch, Choice, Chunk, Prefill
 from rookery.server.engine.choice_sampling import ChoiceSampling
 from rookery.server.engine.forward import Forward
 from rookery.server.engine.loop import DeviceLoop
+from rookery.server.engine.mixed_steps import FIRSTS
 from rookery.server.engine.request import Request, SamplingParams
 from rookery.server.model.load import construct
 from rookery.server.model.synthetic import Plan, synthetic_checkpoint
@@ -84,6 +85,17 @@ def test_a_decode_step_with_its_draw_can_be_recorded(version: str, dtype: torch.
         hidden, tokens = loop._step_on(slots)()
     assert hidden.shape == (4, 128) and tokens.shape == (4,)
     assert {"rookery.kernels.triton.shift_mix", "rookery.kernels.triton.sample"} <= set(launched)
+
+
+@pytest.mark.parametrize("version", ["4", "5.2", "6", "7"])
+def test_a_step_with_short_prompts_can_be_recorded(version: str, launched: list[str]) -> None:
+    loop, _ = loop_of(version, torch.bfloat16, {})
+    size = 3, 32
+    told = loop.mixed._told(size, [], [], [], [], []).to(META)
+    with torch.inference_mode():
+        hidden, tokens = loop.mixed._step_on(size, told)()
+    assert hidden.shape == (3 + 32, 128) and tokens.shape == (3 + FIRSTS,)
+    assert "rookery.kernels.triton.sample" in launched
 
 
 @pytest.mark.parametrize("version", ["4", "5.2", "6", "7"])

@@ -19,6 +19,7 @@ from rookery.server.engine.device import CudaDevice
 from rookery.server.engine.engine import Engine
 from rookery.server.engine.graphs import CudaRecorder, DecodeGraphs, Recorder, buckets
 from rookery.server.engine.loop import Flight
+from rookery.server.engine.mixed_steps import mixed_sizes
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
 from rookery.server.engine.warm_up import warm_up
 from rookery.server.model.base import Model
@@ -219,6 +220,8 @@ def test_an_engine_that_launches_ahead_draws_the_tokens_of_one_that_waits(
             ready(engine, device)
             assert engine.forward.graphs is not None and engine.loop is not None
             assert engine.loop.sizes == engine.forward.graphs.sizes == buckets(6)
+            if device == "cuda":
+                assert engine.loop.mixed.sizes == sorted(mixed_sizes(6, 64))
         for request in traffic(more):
             engine.submit(request)
         events = events_of(engine)

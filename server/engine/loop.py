@@ -13,12 +13,13 @@ that with the token it was given. The engine leaves this loop, for a step, where
 reads what is on its way before it touches a slot between steps. Then a step runs as it does on a CPU, and what is known
 here of choices is stale: they enter anew with the next step, from what the host knows.
 
-Steps that only decode are recorded, together with the drawing, where the device records.
+Steps that only decode are recorded, together with the drawing, where the device records; and so are those with short
+prompts (`mixed_steps.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -32,6 +33,7 @@ from .choice_sampling import ChoiceSampling
 from .device import Device
 from .forward import Forward
 from .graphs import Recorder, record_checked
+from .mixed_steps import MixedSteps, Size
 from .request import SamplingParams
 from .residents import Residents
 
@@ -77,6 +79,7 @@ class DeviceLoop:
         self._sampling = sampling
         self._on = self._pool.wkv.device
         self.residents = Residents(self._pool.slots, self._model.shape.vocab_size, self._on, device.send)
+        self.mixed = MixedSteps(self._model, self._pool, self.residents, device)
         self._entered: dict[int, Choice] = {}
         """Whose column is up to date, by slot."""
         self._recorded: dict[int, tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]] = {}
@@ -88,20 +91,33 @@ class DeviceLoop:
         return list(self._recorded)
 
     @torch.inference_mode()
-    def record(self, recorder: Recorder, sizes: list[int], progress: Callable[[float], None] | None = None) -> None:
+    def record(
+        self,
+        recorder: Recorder,
+        sizes: Sequence[int],
+        progress: Callable[[float], None] | None = None,
+        *,
+        mixed: Sequence[Size] = (),
+    ) -> None:
         """Record steps of so many rows that only decode; resets the states. Those that differ from what they recorded
         are not used.
 
         Args:
             progress: called with the share done.
+            mixed: steps with prompts to record (`mixed_steps.py`).
         """
-        for done, size in enumerate(sorted(sizes, reverse=True), 1):  # the largest first: the others fit in its memory
+        done, tell = 0, progress or (lambda share: None)
+        for both in sorted(mixed, key=sum, reverse=True):  # the largest first: the others fit in its memory
+            self.mixed.record(both, recorder, self._enter_all_kinds)
+            done += 1
+            tell(done / (len(sizes) + len(mixed)))
+        for size in sorted(sizes, reverse=True):
             slots = torch.full((size,), -1, device=self._on)
             replay = record_checked(recorder, self._step_on(slots), partial(self._rehearse, slots), f"{size} rows")
             if replay is not None:
                 self._recorded[size] = slots, replay
-            if progress is not None:
-                progress(done / len(sizes))
+            done += 1
+            tell(done / (len(sizes) + len(mixed)))
         self._recorded = dict(sorted(self._recorded.items()))
         self._pool.reset(range(self._pool.slots))
 
@@ -168,6 +184,9 @@ class DeviceLoop:
 
     def _mixed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """A step with prompts in it, or with those whose output is known: outputs as `Forward.run`, tokens [n]."""
+        recorded = self.mixed.run(batch)
+        if recorded is not None:
+            return recorded
         count = len(batch.decoding)
         token_ids = self._device.send(torch.tensor(batch.token_ids, dtype=torch.int64))
         rows = Rows.pack(batch.slots, batch.lengths, positions=batch.positions, decode=count)
@@ -193,6 +212,10 @@ class DeviceLoop:
         self._pool.reset(live)
         slots.fill_(-1)
         slots[: len(live)] = torch.arange(len(live), device=self._on)
+        self._enter_all_kinds(live)
+
+    def _enter_all_kinds(self, slots: Sequence[int]) -> None:
+        """Make the columns of these slots those of choices of all kinds, which are nobody's."""
         vocab_size = self._model.shape.vocab_size
         kinds = (
             SamplingParams(max_tokens=9, temperature=0.0),
@@ -202,6 +225,6 @@ class DeviceLoop:
             SamplingParams(max_tokens=9, seed=4, min_p=0.01, presence_penalty=0.5, frequency_penalty=0.5),
         )
         self.residents.enter(
-            [(row, (7 + 13 * row) % vocab_size, ChoiceSampling(kinds[row % len(kinds)])) for row in live]
+            [(slot, (7 + 13 * slot) % vocab_size, ChoiceSampling(kinds[slot % len(kinds)])) for slot in slots]
         )
         self._entered.clear()

@@ -12,6 +12,7 @@ from .choice_sampling import ChoiceSampling
 from .device import CudaDevice
 from .engine import Engine
 from .graphs import CudaRecorder, buckets, recordable
+from .mixed_steps import mixed_sizes
 from .request import SamplingParams
 
 
@@ -34,7 +35,9 @@ def warm_up(engine: Engine, progress: Callable[[float], None] | None = None) -> 
     engine.forward.compile(partial(_part, tell, 0))
     _draw(engine)
     engine.forward.record(recorder, sizes, partial(_part, tell, 1))
-    engine.overlap(CudaDevice(device, engine.pool.slots)).record(recorder, sizes, partial(_part, tell, 2))
+    loop = engine.overlap(CudaDevice(device, engine.pool.slots))
+    mixed = mixed_sizes(engine.pool.slots, engine.scheduler.prefill_budget)
+    loop.record(recorder, sizes, partial(_part, tell, 2), mixed=mixed)
 
 
 def _draw(engine: Engine) -> None:

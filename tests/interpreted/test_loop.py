@@ -9,7 +9,7 @@ from rookery.server.engine.engine import Engine
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
 
 from ..checkpoints import random_model
-from ..devices import Late
+from ..devices import Eager, Late
 
 KINDS = (
     SamplingParams(max_tokens=3, temperature=0.0, logit_bias={3: 9.0}, min_tokens=2, stop_token_ids=(3,)),
@@ -26,7 +26,8 @@ def test_the_tokens_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         backend.uses_triton.cache_clear()
         engine = Engine(model, max_batch=4, max_queue=9, prefill_budget=16)
         if kernels == "triton":
-            engine.overlap(Late())
+            engine.overlap(Late()).record(Eager(), [2], mixed=[(0, 16), (2, 16)])
+            assert engine.loop is not None and engine.loop.mixed.sizes == [(0, 16), (2, 16)]
         for number, params in enumerate(KINDS):
             prompt = tuple((7 * number + i) % 90 for i in range(1 + 4 * number))
             engine.submit(Request(id=str(number), prompt_ids=prompt, sampling=params))
