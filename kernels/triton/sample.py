@@ -13,7 +13,8 @@ from torch import Tensor
 from ..sample import SEEN, Penalties, Streams
 from ..sampling import Truncation
 
-BLOCK = 1024
+BLOCK = 4096
+"""Of the vocabulary at a time: a row alone is bound by how long its loads take, so they are few and large."""
 
 
 @triton.jit
@@ -118,15 +119,15 @@ def _kernel(
         limit = tl.load(limits_ptr + row).to(tl.int32)
 
     # the likeliest, the lowest of equals; not-a-numbers count as infinite, and fail the row
-    peak = tl.full([], float("-inf"), tl.float32)
-    best = tl.full([], 0, tl.int64)
-    for start in range(0, vocab, BLOCK):
+    highest = tl.full([BLOCK], float("-inf"), tl.float32)
+    at = tl.full([BLOCK], 0, tl.int32)
+    for start in range(0, vocab, BLOCK):  # each lane by itself, so that no block waits for the one before it
         x = tl.load(logits + start + lane, mask=start + lane < limit, other=float("-inf"))
         x = tl.where(x == x, x, float("inf"))
-        highest = tl.max(x, 0)
-        at = tl.min(tl.where(x == highest, start + lane, vocab), 0).to(tl.int64)
-        best = tl.where(highest > peak, at, best)
-        peak = tl.maximum(highest, peak)
+        at = tl.where(x > highest, start + lane, at)
+        highest = tl.maximum(x, highest)
+    peak = tl.max(highest, 0)
+    best = tl.min(tl.where(highest == peak, at, vocab), 0).to(tl.int64)
 
     temperature = tl.load(temperature_ptr + row)
     token = best
@@ -224,6 +225,6 @@ def sample(
             settings.top_p_first.to(torch.int32), streams.seed, streams.choice, streams.drawn, *of_penalties,
             unused if limits is None else limits, token_ids, logits.stride(0), vocab,
             PENALTIES=penalties is not None, LIMITS=limits is not None, SEEN=SEEN,
-            BLOCK=min(BLOCK, triton.next_power_of_2(vocab)), num_warps=8,
+            BLOCK=min(BLOCK, triton.next_power_of_2(vocab)), num_warps=16,
         )  # fmt: skip
     return token_ids

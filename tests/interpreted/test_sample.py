@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rookery.kernels.sample import Penalties, Streams, sample, sample_reference
 from rookery.kernels.sampling import Truncation
+from rookery.kernels.triton import sample as triton_sample
 
 SETTINGS = [  # temperature, top_k, top_p, min_p, top_p_first
     (0.0, 0, 1.0, 0.0, False),
@@ -55,7 +56,8 @@ def test_rows_of_different_settings_draw_as_the_reference(drawn: int) -> None:
     assert got.tolist() == sample_reference(logits.clone(), truncation(SETTINGS), of_draw).tolist()
 
 
-def test_vocabularies_longer_than_a_block() -> None:
+def test_vocabularies_longer_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_sample, "BLOCK", 1024)
     logits = 3 * normal(3, 2500, seed=1)
     settings = truncation([(1.0, 0, 1.0, 0.0, False), (1.0, 40, 0.9, 0.0, False), (0.0, 0, 1.0, 0.0, False)])
     assert (
