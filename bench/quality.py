@@ -24,15 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rookery.kernels.cpu.library import Format, Team
+from rookery.kernels.cpu.library import Format, Team, shared_team
 from rookery.kernels.cpu.packed import quantize_int4, quantize_int8
-from rookery.kernels.rows import Rows
+from rookery.kernels.cpu.rows import HostRows
 from rookery.models.gosling.evaluate import SKILLS, WEIGHTS, exams
 from rookery.models.gosling.vocabulary import Vocabulary
 from rookery.server.bench.machine import machine
 from rookery.server.model.checkpoint import Checkpoint
 from rookery.server.model.kept import matrices
 from rookery.server.model.native import NativeModel
+from rookery.server.model.torch_arrays import from_torch, to_torch
 from rookery.server.model.weights import read_checkpoint
 
 from .cpu.child import ROOT
@@ -57,12 +58,12 @@ class Reading:
 
 
 def rounded_int8(weight: Tensor) -> Tensor:
-    whole, scale = quantize_int8(weight)
+    whole, scale = map(torch.from_numpy, quantize_int8(weight.numpy()))
     return whole * scale.unsqueeze(1)
 
 
 def rounded_int4(weight: Tensor) -> Tensor:
-    whole, multipliers, scale = quantize_int4(weight)
+    whole, multipliers, scale = map(torch.from_numpy, quantize_int4(weight.numpy()))
     return (_blocks(whole) * (multipliers * scale.unsqueeze(1)).unsqueeze(2)).view_as(weight)
 
 
@@ -104,7 +105,7 @@ def with_rounded(checkpoint: Checkpoint, rules: tuple[Rule, Rule]) -> Checkpoint
     for key, tensor in checkpoint.tensors.items():
         kind = matrices(key, tensor, Format.INT4).get(key)
         if kind is not None and kind[1] in (Format.INT4, Format.INT8):
-            tensors[key] = rules[kind[1] == Format.INT8](tensor.float())
+            tensors[key] = from_torch(rules[kind[1] == Format.INT8](to_torch(tensor).float()))
     return replace(checkpoint, tensors=tensors)
 
 
@@ -114,8 +115,8 @@ def read(checkpoint: Checkpoint, readings: list[Reading], kept: Format, team: Te
     told = []
     for reading in readings:
         length = len(reading.tokens)
-        hidden = model.forward(reading.tokens, Rows.pack([0], [length]), model.new_pool(1))
-        told.append(model.logits(hidden[reading.counts]).log_softmax(-1))
+        hidden = model.forward(reading.tokens.numpy(), HostRows.pack([0], [length]), model.new_pool(1))
+        told.append(torch.from_numpy(model.logits(hidden[reading.counts.numpy()])).log_softmax(-1))
     return told
 
 
@@ -159,7 +160,7 @@ def measured(path: Path, readings: list[Reading], team: Team) -> dict[str, Any]:
         figures[form] = compared(exact, near, readings)
     return {
         "version": checkpoint.shape.version,
-        "parameters": sum(tensor.numel() for tensor in checkpoint.tensors.values()),
+        "parameters": sum(tensor.size for tensor in checkpoint.tensors.values()),
         "tokens": sum(len(reading.counts) for reading in readings),
         "figures": figures,
     }
@@ -183,7 +184,7 @@ def main() -> None:
     parser.add_argument("--fixtures", type=Path, default=ROOT / "../shared/fixtures", help="of the byte models")
     parser.add_argument("--json", type=Path, help="write the report there")
     arguments = parser.parse_args()
-    team = Team(torch.get_num_threads())
+    team = shared_team()
     models = {"gosling": measured(WEIGHTS, gosling_readings(), team)}
     text = (ROOT / "LICENSE").read_bytes()[:TEXT_BYTES]
     for name in BYTE_MODELS:

@@ -10,14 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import uses_triton
-
-NORM_EPS = 64e-5
-"""Of the norm after WKV in RWKV-5, 6 and 7, whatever the head size: training divides by 8 and uses 1e-5."""
+from .norms import HEAD_NORM_EPS
 
 
 def head_norm_reference(y: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The meaning of `head_norm`."""
-    normed = F.group_norm(y.flatten(1), y.shape[1], weight, bias, NORM_EPS).to(dtype)
+    normed = F.group_norm(y.flatten(1), y.shape[1], weight, bias, HEAD_NORM_EPS).to(dtype)
     return normed if gate is None else normed * F.silu(gate)
 
 

@@ -7,8 +7,9 @@ first, then two zeros. The offset is `choice << 32 | token index`, so slot, batc
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from .cpu.arrays import Array
 
 _MULTIPLIER_A, _MULTIPLIER_B = 0xD2511F53, 0xCD9E8D57
 _WEYL_A, _WEYL_B = 0x9E3779B9, 0xBB67AE85
@@ -16,8 +17,8 @@ _WORD = 0xFFFFFFFF
 _ROUNDS = 10
 
 
-def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Ten rounds of Philox4x32 on words kept in int64 tensors of one shape, each in [0, 2**32)."""
+def philox4x32(counter: tuple[Array, Array, Array, Array], key: tuple[Array, Array]) -> tuple[Array, ...]:
+    """Ten rounds of Philox4x32 on words kept in int64 arrays of one shape, each in [0, 2**32)."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -28,14 +29,14 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor
     return c0, c1, c2, c3
 
 
-def _multiply(word: Tensor, by: int) -> tuple[Tensor, Tensor]:
+def _multiply(word: Array, by: int) -> tuple[Array, Array]:
     """High and low word of a 32 x 32 bit product; in halves, because int64 is signed."""
     low = (word & 0xFFFF) * by
     high = (word >> 16) * by + (low >> 16)
     return high >> 16, ((high & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def uniform(seed: int, choice: int, start: int, count: int) -> Tensor:
+def uniform(seed: int, choice: int, start: int, count: int) -> Array:
     """The random numbers of one choice for the tokens `start : start + count`.
 
     Args:
@@ -44,8 +45,8 @@ def uniform(seed: int, choice: int, start: int, count: int) -> Tensor:
 
     Returns: [count] float64 in [0, 1), with 53 random bits from the first two Philox words.
     """
-    index = (torch.arange(count, dtype=torch.int64) + start) & _WORD
-    zero = torch.zeros_like(index)
+    index = (np.arange(count, dtype=np.int64) + start) & _WORD
+    zero = np.zeros_like(index)
     key = (zero + (seed & _WORD), zero + (seed >> 32 & _WORD))
     first, second, _, _ = philox4x32((index, zero + (choice & _WORD), zero, zero), key)
-    return ((first << 21) | (second >> 11)).double() * 2.0**-53
+    return ((first << 21) | (second >> 11)).astype(np.float64) * 2.0**-53

@@ -74,7 +74,8 @@ def sample_reference(
         else:
             one = sampling.Truncation(*(getattr(settings, name)[i : i + 1] for name in settings.__slots__))
             seed, choice, drawn = (int(x[i]) for x in (streams.seed, streams.choice, streams.drawn))
-            token = int(sampling.draw_reference(row, one, random.uniform(seed, choice, drawn, 1).to(row.device)))
+            uniform = torch.from_numpy(random.uniform(seed, choice, drawn, 1)).to(row.device)
+            token = int(sampling.draw_reference(row, one, uniform))
         if penalties is not None and slot >= 0:
             count = penalties.counts[slot]
             count.copy_(torch.where(count > 0, (count * penalties.decay[i]).clamp(min=SEEN), count))

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import uses_triton
+from .norms import LAYER_NORM_EPS
 from .rows import Rows
 from .token_shift import token_shift, token_shift_reference
-
-NORM_EPS = 1e-5
 
 
 def shift_mix_reference(
@@ -22,7 +21,7 @@ def shift_mix_reference(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The meaning of `shift_mix`, with the shift one token after the other."""
     x = x if added is None else x + added
-    h = F.layer_norm(x, weight.shape, weight, bias, NORM_EPS)
+    h = F.layer_norm(x, weight.shape, weight, bias, LAYER_NORM_EPS)
     return x, _mix(h, token_shift_reference(h, shift, rows), mu, of_present)
 
 
@@ -47,7 +46,7 @@ def shift_mix(
 
         return kernels.shift_mix(x, added, weight, bias, mu, shift, rows, of_present=of_present)
     x = x if added is None else x + added
-    h = F.layer_norm(x, weight.shape, weight, bias, NORM_EPS)
+    h = F.layer_norm(x, weight.shape, weight, bias, LAYER_NORM_EPS)
     return x, _mix(h, token_shift(h, shift, rows), mu, of_present)
 
 

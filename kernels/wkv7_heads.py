@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import uses_triton
-from .head_norm import NORM_EPS
+from .norms import HEAD_NORM_EPS
 from .rows import Rows
 from .wkv7 import wkv7, wkv7_reference
 
@@ -80,6 +80,6 @@ def _wkv7_heads(
     k = (k * (1 + (a - 1) * weights.k_a)).view(heads)
     r, v, a = r.view(heads), v.view(heads), a.view(heads)
     y = (wkv7_reference if reference else wkv7)(r, log_decay, k, v, kk, a, state, rows)
-    y = F.group_norm(y.flatten(1), heads[1], weights.norm_weight, weights.norm_bias, NORM_EPS)
+    y = F.group_norm(y.flatten(1), heads[1], weights.norm_weight, weights.norm_bias, HEAD_NORM_EPS)
     y = y + ((r * k * weights.r_k).sum(-1, keepdim=True) * v).flatten(1)
     return y.to(dtype) * g

@@ -117,7 +117,7 @@ def bench_kernels(
     from .model.load import resolve_device
 
     report = kernels.measure(
-        resolve_device(device),
+        torch.device(resolve_device(device)),
         getattr(torch, dtype),
         width=width,
         batches=batches,
@@ -145,10 +145,12 @@ def bench_precision(
         prompt: Tokens a step where it is computed as prompts.
         json_file: Also write the report there.
     """
+    import torch
+
     from .bench import precision
     from .model.load import resolve_device
 
-    report = precision.measure(resolve_device(device), tokens=tokens, prompt=prompt)
+    report = precision.measure(torch.device(resolve_device(device)), tokens=tokens, prompt=prompt)
     return _show(report, precision.render(report), json_file)
 
 

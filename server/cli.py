@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.traceback import Traceback
 
 from rookery import __version__
 
@@ -232,6 +231,8 @@ def _plain_errors(debug: bool) -> Iterator[None]:
         yield
     except StartupError as error:
         if debug:
+            from rich.traceback import Traceback
+
             Console(stderr=True).print(Traceback())
         print(f"rookery: {error.cause}\n  mend: {error.mend}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -77,7 +77,7 @@ class Config:
     """Results of a request are the same bits alone and in any batch, from stored states and without. The native CPU
     library always gives that; torch and GPUs do with this flag, one token at a time: slow (docs/precision.md)."""
     threads: Count | None = None
-    """Threads to compute on, on a CPU; default: PyTorch's choice, one for each core."""
+    """Threads to compute on, on a CPU; default: one for each core, or `OMP_NUM_THREADS`."""
     max_batch: Count = 64
     """Sequences that run at the same time (state slots)."""
     max_queue: Count = 256

@@ -26,6 +26,7 @@ from rookery.server.state.pool import State
 from rookery.server.state.snapshot import StateFormat
 from rookery.server.state.store import StateStore
 
+from .arrays import equal
 from .tiny_model import ToyModel
 
 
@@ -51,7 +52,7 @@ class Host:
     ) -> None:
         self.model = ToyModel()
         self.engine = Engine(self.model, max_batch=4, max_queue=64, prefill_budget=16, cache_bytes=cache_bytes)
-        self.store = StateStore(folder, StateFormat.of(self.engine.pool, fingerprint="toy", tokenizer="toy"))
+        self.store = StateStore(folder, StateFormat.of(self.model.shape, fingerprint="toy", tokenizer="toy"))
         self.engine.attach(self.store, max_sessions=max_sessions, hot_bytes=hot_bytes, threaded=False)
         self.number = 0
         self.events: dict[str, list[TokenEvent]] = {}
@@ -122,7 +123,7 @@ def assert_holds(host: Host, session: str, tokens: list[int], tenant: str = "t")
     (view,) = host.ask(ShowSession(tenant=tenant, session=session)).sessions
     assert view.tokens == len(tokens)
     kept, expected = host.state(session, tenant), state_after(tokens)
-    assert torch.equal(kept.wkv, expected.wkv) and torch.equal(kept.shift, expected.shift)
+    assert equal(kept.wkv, expected.wkv) and equal(kept.shift, expected.shift)
 
 
 HOT_SIZE = OVERHEAD_BYTES + 4 * (2 * 8 + 8 * 8)

@@ -17,14 +17,15 @@ from llguidance import LLMatcher
 from rookery.server.engine.batch import Batch, Choice, Prefill
 from rookery.server.engine.constraint import Constraints
 from rookery.server.engine.engine import Engine
+from rookery.server.engine.fits import MAX_BIASES, MAX_STOPS, fits
 from rookery.server.engine.pace import Pace
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
-from rookery.server.engine.residents import MAX_BIASES, MAX_STOPS, fits
 from rookery.server.engine.reuse import PrefixReuse
 from rookery.server.model.base import Model
 from rookery.server.state.cache import PrefixCache
 from rookery.server.text.tokenizer import ByteTokenizer
 
+from .arrays import equal
 from .devices import Eager, Late, Prompt
 from .session_host import Host, state_after
 from .test_state_sessions_random import SessionsMachine
@@ -126,7 +127,7 @@ class Watch(PrefixReuse):
             self.ends += 1
 
     def holds(self, slot: int, tokens: list[int]) -> None:
-        assert torch.equal(self._pool.save(slot).wkv, state_after(tokens).wkv)
+        assert equal(self._pool.save(slot).wkv, state_after(tokens).wkv)
 
 
 @pytest.mark.parametrize("device", [Prompt, Late])
@@ -356,7 +357,7 @@ def test_prefixes_are_found_again_while_steps_overlap() -> None:
     kept, expected = looped.reuse.cache.memory._held, plain.reuse.cache.memory._held
     assert kept.keys() == expected.keys() and len(kept) >= 4
     for key, snapshot in kept.items():
-        assert torch.equal(snapshot.state.wkv, expected[key].state.wkv)
+        assert equal(snapshot.state.wkv, expected[key].state.wkv)
 
 
 def test_a_poisoned_request_fails_alone() -> None:

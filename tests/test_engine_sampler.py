@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rookery.kernels.cpu.arrays import Array
 from rookery.server.engine.constraint import ConstraintError
 from rookery.server.engine.request import SamplingParams
 from rookery.server.engine.sampler import ChoiceSampling, Draw, Sampler
@@ -35,9 +37,8 @@ class ScriptedConstraint:
     held = False
 
     def __init__(self, allowed: set[int], *, words: int, last: int | None = None, fails: bool = False) -> None:
-        self.bits = torch.tensor(
-            [sum(1 << b for b in range(32) if w * 32 + b in allowed) for w in range(words)], dtype=torch.int64
-        ).to(torch.int32)
+        bits = [sum(1 << b for b in range(32) if w * 32 + b in allowed) for w in range(words)]
+        self.bits = np.array(bits, np.uint32).view(np.int32)
         self.last, self.fails = last, fails
         self.complete = False
         self.ready = True
@@ -47,7 +48,7 @@ class ScriptedConstraint:
     def prepare(self) -> None:
         self.prepared += 1
 
-    def allowed(self) -> Tensor:
+    def allowed(self) -> Array:
         if self.fails:
             raise ConstraintError("the grammar cannot go on: too complex")
         return self.bits

@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
+from rookery.kernels.cpu.arrays import Array
 from rookery.kernels.rows import Rows
 from rookery.server.engine.engine import Engine
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
@@ -286,9 +288,9 @@ class SlowGrammar:
     def prepare(self) -> None:
         """The next mask needs no work."""
 
-    def allowed(self) -> torch.Tensor:
+    def allowed(self) -> Array:
         assert self.ready
-        return torch.full((1,), -1, dtype=torch.int32)
+        return np.full(1, -1, np.int32)
 
     def accept(self, token_id: int) -> None:
         """Anything goes."""

@@ -90,8 +90,8 @@ def test_the_http_side_is_free_of_torch(part: str) -> None:
     assert not wrong
 
 
-def test_kernels_need_only_torch_and_triton() -> None:
-    allowed = {*sys.stdlib_module_names, "torch", "triton", "rookery"}
+def test_kernels_need_only_numpy_torch_and_triton() -> None:
+    allowed = {*sys.stdlib_module_names, "numpy", "torch", "triton", "rookery"}
     assert {n.split(".")[0] for p in sources("kernels") for n in imported(p)} <= allowed
 
 

@@ -28,7 +28,9 @@ def deep_model(version: Version, dtype: torch.dtype, *, loudness: float = 1.0) -
 
 
 def logits(model: Model) -> torch.Tensor:
-    return model.logits(model.forward(TOKENS, Rows.pack([0], [len(TOKENS)]), model.new_pool(1)))
+    hidden = model.forward(TOKENS, Rows.pack([0], [len(TOKENS)]), model.new_pool(1))
+    logits: torch.Tensor = model.logits(hidden)
+    return logits
 
 
 @pytest.mark.parametrize("version", list(UNUSUAL))

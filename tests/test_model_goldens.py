@@ -17,8 +17,8 @@ from torch import Tensor
 from rookery.kernels.rows import Rows
 from rookery.server.model.base import Model
 from rookery.server.model.weights import read_checkpoint
-from rookery.server.state.pool import State, StatePool
 
+from .arrays import Held, held, state_of
 from .checkpoints import build_model
 
 MODELS = [
@@ -52,18 +52,19 @@ def load(fixtures: Path, name: str, dtype: torch.dtype = torch.float32) -> Golde
     return Golden(build_model(read_checkpoint(fixtures / f"{name}.pth"), dtype=dtype), arrays, info)
 
 
-def run(model: Model, tokens: Tensor, pool: StatePool, *, chunk: int) -> Tensor:
+def run(model: Model, tokens: Tensor, pool: Any, *, chunk: int) -> Tensor:
     """Logits of all tokens, given to the model in pieces of `chunk`."""
     pieces = torch.split(tokens.long(), chunk)
     hidden = [model.forward(piece, Rows.pack([SLOT], [len(piece)]), pool) for piece in pieces]
-    return model.logits(torch.cat(hidden))
+    logits: Tensor = model.logits(torch.cat(hidden))
+    return logits
 
 
 def assert_near(got: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=5e-4)
 
 
-def assert_state(state: State, arrays: Mapping[str, Tensor], *, value_key: bool) -> None:
+def assert_state(state: Held, arrays: Mapping[str, Tensor], *, value_key: bool) -> None:
     """Compare with a golden's state; its WKV axes are value, key for RWKV-7 and key, value for 5 and 6."""
     assert_near(state.shift[:, 0], arrays["state_att_x"])
     assert_near(state.shift[:, 1], arrays["state_ffn_x"])
@@ -86,7 +87,7 @@ def test_logits_and_states_equal_the_goldens(fixtures: Path, name: str, chunk: i
         expected = golden.arrays[f"logits_{prompt}"]
         torch.testing.assert_close(logits[golden.arrays[f"pos_{prompt}"].long()], expected, rtol=0, atol=1e-4)
         if prompt == "medium":
-            assert_state(pool.read(SLOT), golden.arrays, value_key=golden.model.shape.version == "7")
+            assert_state(held(pool, SLOT), golden.arrays, value_key=golden.model.shape.version == "7")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -108,7 +109,7 @@ def test_tuned_states_are_read_as_value_and_key(fixtures: Path, name: str) -> No
     shape = golden.model.shape
     wkv = torch.stack([tensors[f"blocks.{layer}.att.time_state"] for layer in range(shape.layers)])
     pool = golden.model.new_pool(2)
-    pool.write(SLOT, State(shift=torch.zeros(shape.layers, 2, shape.width), wkv=wkv))
+    pool.write(SLOT, state_of(torch.zeros(shape.layers, 2, shape.width), wkv.float()))
     logits = run(golden.model, golden.arrays["tokens_medium"], pool, chunk=WHOLE)[-1]
     torch.testing.assert_close(logits, golden.arrays["time_state_last_logits"], rtol=0, atol=1e-4)
 

@@ -10,6 +10,7 @@ import torch
 from rookery.kernels.rows import Rows
 from rookery.server.model.shape import Version
 
+from .arrays import held
 from .checkpoints import UNUSUAL, random_model, save_checkpoint
 from .official_oracle import Answer, Job, ask_official
 
@@ -42,7 +43,7 @@ def test_logits_and_states_equal_the_official_package(
     pool = model.new_pool(3)
     hidden = model.forward(torch.tensor(TOKENS), Rows.pack([1], [len(TOKENS)]), pool)
     torch.testing.assert_close(model.logits(hidden), expected.logits, rtol=0, atol=1e-4)
-    state = pool.read(1)
+    state = held(pool, 1)
     torch.testing.assert_close(state.shift, expected.shift, rtol=1e-4, atol=5e-4)
     torch.testing.assert_close(state.wkv, expected.wkv, rtol=1e-4, atol=5e-4)
 

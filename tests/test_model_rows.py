@@ -12,6 +12,7 @@ from rookery.server.model.base import Model
 from rookery.server.model.shape import Version
 from rookery.server.state.pool import State
 
+from .arrays import Held, held
 from .checkpoints import UNUSUAL, random_model
 
 VERSIONS = list(UNUSUAL)
@@ -21,12 +22,12 @@ def tokens_of(count: int, seed: int) -> torch.Tensor:
     return torch.randint(97, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-def alone(model: Model, tokens: torch.Tensor, start: State) -> tuple[torch.Tensor, State]:
+def alone(model: Model, tokens: torch.Tensor, start: State) -> tuple[torch.Tensor, Held]:
     """Logits and state of one row run by itself from a state."""
     pool = model.new_pool(1)
     pool.write(0, start)
     hidden = model.forward(tokens, Rows.pack([0], [len(tokens)]), pool)
-    return model.logits(hidden), pool.read(0)
+    return model.logits(hidden), held(pool, 0)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -36,7 +37,8 @@ def test_a_mixed_batch_equals_each_row_alone(version: Version) -> None:
     for slot in range(8):  # histories of different lengths
         history = tokens_of(3 * slot + 1, slot)
         model.forward(history, Rows.pack([slot], [len(history)]), pool)
-    before = [pool.read(slot) for slot in range(8)]
+    before = [held(pool, slot) for slot in range(8)]
+    states = [pool.save(slot) for slot in range(8)]
     slots, lengths = [5, 0, -1, 3, 6, 1, 4], [1, 1, 1, 20, 0, 2, 33]
     tokens = tokens_of(sum(lengths), 99)
     logits = model.logits(model.forward(tokens, Rows.pack(slots, lengths), pool))
@@ -44,13 +46,13 @@ def test_a_mixed_batch_equals_each_row_alone(version: Version) -> None:
     for slot, part, got in parts:
         if slot == -1 or not len(part):
             continue
-        expected, state = alone(model, part, before[slot])
+        expected, state = alone(model, part, states[slot])
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(pool.read(slot).wkv, state.wkv, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(pool.read(slot).shift, state.shift, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(held(pool, slot).wkv, state.wkv, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(held(pool, slot).shift, state.shift, rtol=1e-5, atol=1e-5)
     for slot in (2, 6, 7):  # not in the batch, or without tokens
-        assert torch.equal(pool.read(slot).wkv, before[slot].wkv)
-        assert torch.equal(pool.read(slot).shift, before[slot].shift)
+        assert torch.equal(held(pool, slot).wkv, before[slot].wkv)
+        assert torch.equal(held(pool, slot).shift, before[slot].shift)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -64,7 +66,7 @@ def test_any_cut_of_a_prompt_gives_the_same(version: Version, cuts: list[int]) -
     hidden = torch.cat([model.forward(piece, Rows.pack([1], [len(piece)]), pool) for piece in pieces])
     expected = model.forward(tokens, Rows.pack([0], [60]), pool)
     torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(pool.read(1).wkv, pool.read(0).wkv, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(held(pool, 1).wkv, held(pool, 0).wkv, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -86,10 +88,10 @@ def test_one_token_a_thousand_times_stays_finite_and_true(version: Version) -> N
 def test_a_step_without_tokens_changes_nothing(version: Version, dtype: torch.dtype) -> None:
     model = random_model(version, dtype=dtype)
     pool = model.new_pool(2)
-    before = pool.read(0)
+    before = held(pool, 0)
     hidden = model.forward(torch.empty(0, dtype=torch.int64), Rows.pack([0], [0]), pool)
     assert hidden.shape == (0, model.shape.width)
-    assert torch.equal(pool.read(0).wkv, before.wkv)
+    assert torch.equal(held(pool, 0).wkv, before.wkv)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -98,12 +100,12 @@ def test_pools_are_of_the_models_kind(version: Version) -> None:
     pool = model.new_pool(3)
     assert (pool.shift.dtype, pool.wkv.dtype) == (torch.bfloat16, torch.float32)
     assert pool.wkv.shape[2:] == model.shape.wkv_shape
-    fresh = pool.read(0)
+    fresh = held(pool, 0)
     model.forward(tokens_of(5, 0), Rows.pack([0], [5]), pool)
     pool.copy(0, [2])
-    assert torch.equal(pool.read(2).wkv, pool.read(0).wkv)
+    assert torch.equal(held(pool, 2).wkv, held(pool, 0).wkv)
     pool.reset([0, 2])
-    assert torch.equal(pool.read(0).wkv, fresh.wkv) and torch.equal(pool.read(2).shift, fresh.shift)
+    assert torch.equal(held(pool, 0).wkv, fresh.wkv) and torch.equal(held(pool, 2).shift, fresh.shift)
     assert model.initial_state(None) is None
     with pytest.raises(KeyError):
         model.initial_state("no such state")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,10 @@ from rookery.server.errors import StartupError
 from rookery.server.model.load import construct, load_model
 from rookery.server.model.shape import Version
 from rookery.server.model.synthetic import synthetic_checkpoint
-from rookery.server.state.pool import State, StatePool
+from rookery.server.state.pool import HostPool, State
+from rookery.server.state.torch_pool import TorchPool
 
+from .arrays import held, state_of
 from .checkpoints import UNUSUAL, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -42,8 +45,8 @@ def test_outputs_stay_near_those_of_float32(version: Version) -> None:
 def test_what_float16_cannot_hold_is_its_largest_number() -> None:
     model = construct(synthetic_checkpoint(UNUSUAL["7"], dtype=torch.float32), torch.float32, CPU, torch.float16)
     pool = model.new_pool(1)
-    state = pool.read(0)
-    pool.write(0, State(shift=state.shift, wkv=torch.full(state.wkv.shape, -1e6)))
+    state = held(pool, 0)
+    pool.write(0, state_of(state.shift, torch.full(state.wkv.shape, -1e6)))
     assert set(pool.wkv.flatten().tolist()) == {-65504.0}
 
 
@@ -53,7 +56,7 @@ def test_states_of_another_type_are_continued() -> None:
     pool = model.new_pool(2)
     model.forward(torch.arange(9), Rows.pack([0], [9]), pool)
     saved = pool.save(0)
-    pool.write(1, State(shift=saved.shift, wkv=saved.wkv.float()))
+    pool.write(1, State(shift=saved.shift, wkv=saved.wkv.astype(np.float32)))
     assert torch.equal(pool.wkv[1], pool.wkv[0])
 
 
@@ -75,15 +78,17 @@ def test_the_native_library_refuses_and_says_what_to_do(tmp_path: Path, monkeypa
 def test_slots_take_memory_when_they_are_used(version: Version) -> None:
     shape = synthetic_checkpoint(UNUSUAL[version], dtype=torch.float32).shape
     before = anonymous_bytes()
-    pool = StatePool(shape, 20_000, dtype=torch.float32, device="cpu")
-    assert pool.wkv.nbytes > 50e6 and anonymous_bytes() - before < 10e6
-    assert not pool.wkv.view(torch.int32).any() and not pool.shift.any()
+    for pool in (HostPool(shape, 20_000), TorchPool(shape, 20_000, dtype=torch.bfloat16, device="cpu")):
+        assert pool.wkv.nbytes > 50e6 and anonymous_bytes() - before < 10e6
+    assert not pool.wkv.any() and not pool.shift.any()
 
 
 def test_more_slots_than_any_machine_has_memory_for() -> None:
     shape = synthetic_checkpoint(UNUSUAL["7"], dtype=torch.float32).shape
     with pytest.raises(MemoryError):
-        StatePool(shape, 2**50, dtype=torch.float32, device="cpu")
+        HostPool(shape, 2**50)
+    with pytest.raises(MemoryError):
+        TorchPool(shape, 2**50, dtype=torch.float32, device="cpu")
 
 
 def anonymous_bytes() -> int:

@@ -27,6 +27,7 @@ from rookery.kernels.rows import Rows
 from rookery.kernels.wkv4 import wkv4_reference
 from rookery.kernels.wkv6 import wkv6_reference
 from rookery.kernels.wkv7 import wkv7_reference
+from rookery.server.model.torch_arrays import from_torch
 
 if library() is None:
     pytest.skip("the native library is not built here", allow_module_level=True)
@@ -108,10 +109,10 @@ def sums(weight: Tensor, x: Tensor, format: Format) -> Tensor:
     scale = x.abs().amax(1, keepdim=True) / 127
     whole = (x / torch.where(scale > 0, scale, 1)).round()
     if format == Format.INT8:
-        numbers, scales = quantize_int8(weight)
+        numbers, scales = map(torch.from_numpy, quantize_int8(weight.numpy()))
         return (whole @ numbers.T) * scale * scales
     padded = torch.nn.functional.pad(weight, (0, -weight.shape[1] % 32))
-    numbers, multipliers, scales = quantize_int4(padded)
+    numbers, multipliers, scales = map(torch.from_numpy, quantize_int4(padded.numpy()))
     numbers = (numbers.view(len(weight), -1, 32) * multipliers.unsqueeze(-1)).view_as(padded)
     return (whole @ numbers[:, : weight.shape[1]].T) * scale * scales
 
@@ -130,7 +131,7 @@ ACTS: dict[Act, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize(("tokens", "outputs", "inputs"), [(1, 16, 64), (3, 77, 30), (9, 130, 65), (37, 64, 200)])
 def test_products(team: Team, format: Format, tokens: int, outputs: int, inputs: int) -> None:
     weight, x = random(outputs, inputs, seed=1) / inputs**0.5, given(tokens, inputs, seed=2)
-    matrix, gate = pack(weight, format), given(tokens, outputs, seed=3)
+    matrix, gate = pack(weight.numpy(), format), given(tokens, outputs, seed=3)
     operand, call = x.buffer(), CCall(tokens=tokens)
     if MEETS[format] != Format.F32:
         packed = Activations(tokens, inputs, MEETS[format])
@@ -150,7 +151,7 @@ def test_a_nan_is_never_rounded_away(team: Team) -> None:
     for format in (Format.BF16, Format.INT8):
         x, out = given(2, 70, seed=0), Guarded(2, 20)
         x.inside[1, 66] = torch.nan
-        packed, matrix = Activations(2, 70, format), pack(random(20, 70, seed=1), format)
+        packed, matrix = Activations(2, 70, format), pack(random(20, 70, seed=1).numpy(), format)
         run(team, make_op(Kind.PACK, [x.buffer()], [packed.struct()], []), CCall(tokens=2))
         op = make_op(Kind.MATMUL, [packed.struct()], [out.buffer()], [])
         op.matrix = matrix.struct()
@@ -164,7 +165,7 @@ def test_the_embedding_is_normed(team: Team, dtype: torch.dtype) -> None:
     weight, bias, ids = random(37, seed=1), random(37, seed=2), torch.tensor([3, 0, 10, 10, 5, 1])
     formats = {torch.float32: Format.F32, torch.bfloat16: Format.BF16, torch.float16: Format.F16}
     op = make_op(Kind.EMBED, [], [out.buffer()], [weight, bias])
-    op.eps, op.matrix = 1e-5, Packed(table, None, 11, 37, 37, formats[dtype]).struct()
+    op.eps, op.matrix = 1e-5, Packed(from_torch(table), None, 11, 37, 37, formats[dtype]).struct()
     run(team, op, CCall(tokens=6, ids=ids.data_ptr()))
     out.check(torch.nn.functional.layer_norm(table[ids].float(), (37,), weight, bias, 1e-5))
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rookery.kernels.cpu.library import TIER_VARIABLE, Format, Team, library, shared_team
+from rookery.kernels.cpu import library as library_module
+from rookery.kernels.cpu.library import TIER_VARIABLE, Format, Team, library
+from rookery.kernels.cpu.threads import set_threads, threads
 from rookery.kernels.rows import Rows
 from rookery.server.config import Config
 from rookery.server.engine.process import EngineServer
@@ -23,6 +25,7 @@ from rookery.server.model.shape import Version
 from rookery.server.model.synthetic import synthetic_checkpoint
 from rookery.server.model.weights import read_checkpoint
 
+from .arrays import InTensors, held, tensor
 from .checkpoints import UNUSUAL, random_model, save_checkpoint
 from .server_process import write_tiny
 from .test_model_goldens import MODELS, SLOT, WHOLE, assert_state, load, run
@@ -39,14 +42,14 @@ def team(threads: int = 2) -> Team:
 
 
 @cache
-def native(fixtures: Path, name: str, format: Format) -> NativeModel:
-    return NativeModel(read_checkpoint(fixtures / f"{name}.pth"), weights=format, team=team())
+def native(fixtures: Path, name: str, format: Format) -> InTensors:
+    return InTensors(NativeModel(read_checkpoint(fixtures / f"{name}.pth"), weights=format, team=team()))
 
 
 @cache
-def unusual(version: Version, format: Format = Format.F32, threads: int = 2) -> NativeModel:
+def unusual(version: Version, format: Format = Format.F32, threads: int = 2) -> InTensors:
     checkpoint = synthetic_checkpoint(UNUSUAL[version], dtype=torch.float32)
-    return NativeModel(checkpoint, weights=format, team=team(threads))
+    return InTensors(NativeModel(checkpoint, weights=format, team=team(threads)))
 
 
 def tokens_of(count: int, seed: int) -> torch.Tensor:
@@ -62,7 +65,7 @@ def test_logits_states_and_continuations_equal_the_goldens(fixtures: Path, name:
         expected = golden.arrays[f"logits_{prompt}"]
         torch.testing.assert_close(logits[golden.arrays[f"pos_{prompt}"].long()], expected, rtol=0, atol=1e-4)
         if prompt == "medium":
-            assert_state(pool.read(SLOT), golden.arrays, value_key=model.shape.version == "7")
+            assert_state(held(pool, SLOT), golden.arrays, value_key=model.shape.version == "7")
     pool = model.new_pool(2)
     token = run(model, golden.arrays["tokens_medium"], pool, chunk=WHOLE)[-1:].argmax(-1)
     drawn = [int(token)]
@@ -80,7 +83,7 @@ def test_a_row_is_the_same_bit_for_bit_in_any_batch(version: Version, format: Fo
     for slot in range(8):
         history = tokens_of(3 * slot + 1, slot)
         model.forward(history, Rows.pack([slot], [len(history)]), pool)
-        alone.write(slot, pool.read(slot))
+        alone.write(slot, pool.save(slot))
     slots, lengths = [5, 0, -1, 3, 6, 1, 4], [1, 1, 1, 20, 0, 2, 300]
     tokens = tokens_of(sum(lengths), 99)
     logits = model.logits(model.forward(tokens, Rows.pack(slots, lengths), pool))
@@ -91,18 +94,18 @@ def test_a_row_is_the_same_bit_for_bit_in_any_batch(version: Version, format: Fo
             if hidden:
                 assert torch.equal(got, model.logits(torch.cat(hidden)))
     for slot in range(8):  # those in the batch and those not
-        assert torch.equal(pool.read(slot).wkv, alone.read(slot).wkv)
-        assert torch.equal(pool.read(slot).shift, alone.read(slot).shift)
+        assert torch.equal(held(pool, slot).wkv, held(alone, slot).wkv)
+        assert torch.equal(held(pool, slot).shift, held(alone, slot).shift)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_number_of_threads_changes_nothing(version: Version) -> None:
     tokens, rows = tokens_of(43, 5), Rows.pack([0, 1, 2], [1, 40, 2])
     results = []
-    for threads in (1, 3):
-        model = unusual(version, Format.F32, threads)
+    for count in (1, 3):
+        model = unusual(version, Format.F32, count)
         pool = model.new_pool(3)
-        results.append((model.logits(model.forward(tokens, rows, pool)), pool.wkv, pool.shift))
+        results.append((model.logits(model.forward(tokens, rows, pool)), *map(tensor, (pool.wkv, pool.shift))))
     assert all(torch.equal(one, three) for one, three in zip(*results, strict=True))
 
 
@@ -163,10 +166,10 @@ def chosen_tier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Non
 
     def choose(tier: str) -> None:
         monkeypatch.setenv(TIER_VARIABLE, tier)
-        shared_team.cache_clear()
+        library_module._team.cache_clear()
 
     yield choose
-    shared_team.cache_clear()
+    library_module._team.cache_clear()
 
 
 @pytest.mark.parametrize("tier", list(_tiers()))
@@ -178,7 +181,7 @@ def test_each_tier_of_this_machine_equals_the_goldens(
     model, _ = load_model(fixtures / f"{name}.pth", device="cpu")
     assert isinstance(model, NativeModel) and model.team.tier == tier
     golden = load(fixtures, name).arrays
-    logits = run(model, golden["tokens_long"], model.new_pool(2), chunk=WHOLE)
+    logits = run(InTensors(model), golden["tokens_long"], model.new_pool(2), chunk=WHOLE)
     torch.testing.assert_close(logits[golden["pos_long"].long()], golden["logits_long"], rtol=0, atol=1e-4)
 
 
@@ -190,14 +193,14 @@ def test_a_tier_that_is_not_there_is_an_error(tmp_path: Path, chosen_tier: Calla
 
 
 def test_the_engine_computes_on_as_many_threads_as_it_is_told(tmp_path: Path) -> None:
-    path, endpoint, before = write_tiny(tmp_path), f"ipc://{tmp_path}/engine", torch.get_num_threads()
+    path, endpoint, before = write_tiny(tmp_path), f"ipc://{tmp_path}/engine", threads()
     server = EngineServer(endpoint)
     try:
         load_engine(settings_of(Config(device="cpu", threads=before + 2, max_batch=2), path, endpoint), server)
         assert server.engine is not None and isinstance(server.engine.model, NativeModel)
-        assert torch.get_num_threads() == before + 2 and server.engine.model.team.threads == before + 2
+        assert threads() == before + 2 and server.engine.model.team.threads == before + 2
     finally:
-        torch.set_num_threads(before)
+        set_threads(before)
         if server.engine is not None:
             server.engine.close()
         server.close()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rookery.kernels import random, sampling
+from rookery.kernels.cpu.arrays import Array
 from rookery.kernels.cpu.library import Team, library
 from rookery.kernels.cpu.sample import Fault, sample_rows
 from rookery.server.engine import torch_rows
@@ -68,10 +69,10 @@ def logits_of(vocab_size: int, *, seed: int = 0, spread: float = 3.0, steps: int
     return guarded((row * steps).round() / steps if steps else row)
 
 
-def mask_of(allowed: Tensor) -> Tensor:
+def mask_of(allowed: Tensor) -> Array:
     """[V] bool to [W] int32 as grammars have it."""
     padded = torch.nn.functional.pad(allowed, (0, -len(allowed) % 32))
-    return torch.from_numpy(np.packbits(padded.numpy(), bitorder="little").view(np.int32).copy())
+    return np.packbits(padded.numpy(), bitorder="little").view(np.int32)
 
 
 def choice_of(setting: SamplingParams, generated: tuple[int, ...] = (), index: int = 0) -> ChoiceSampling:
@@ -82,7 +83,7 @@ def choice_of(setting: SamplingParams, generated: tuple[int, ...] = (), index: i
     return choice
 
 
-def native(team: Team, logits: Tensor, choice: ChoiceSampling, mask: Tensor | None = None) -> NativeRow:
+def native(team: Team, logits: Tensor, choice: ChoiceSampling, mask: Array | None = None) -> NativeRow:
     """A row after its draw."""
     row = NativeRow(choice.params, choice.choice)
     row.place(logits.data_ptr(), len(logits), drawn=choice.drawn)
@@ -91,7 +92,7 @@ def native(team: Team, logits: Tensor, choice: ChoiceSampling, mask: Tensor | No
     return row
 
 
-def edited(logits: Tensor, choice: ChoiceSampling, mask: Tensor | None) -> Tensor:
+def edited(logits: Tensor, choice: ChoiceSampling, mask: Array | None) -> Tensor:
     """The row [limit] that the reference draws from."""
     work = torch_rows._edit(logits.unsqueeze(0), [choice], [mask]).get(0, logits)
     return work[: choice.params.token_limit]
@@ -105,7 +106,7 @@ def reference(row: Tensor, setting: SamplingParams, uniform: float) -> int:
     return int(sampling.draw_reference(row.unsqueeze(0), column, torch.tensor([uniform], dtype=torch.float64)))
 
 
-def check(team: Team, logits: Tensor, choice: ChoiceSampling, mask: Tensor | None = None) -> None:
+def check(team: Team, logits: Tensor, choice: ChoiceSampling, mask: Array | None = None) -> None:
     """The draw is the reference's, or that of settings within rounding of these."""
     token_id = native(team, logits, choice, mask).struct.token
     setting, row, uniform = choice.params, edited(logits, choice, mask), choice.uniform()
@@ -119,10 +120,11 @@ def check(team: Team, logits: Tensor, choice: ChoiceSampling, mask: Tensor | Non
                 setting,
                 top_p=min(setting.top_p * (1 + by_p), 1.0) if setting.top_p < 1 else 1.0,
                 min_p=min(setting.min_p * (1 + by_min), 1.0),
+                typical_p=min(setting.typical_p * (1 + by_typical), 1.0) if setting.typical_p < 1 else 1.0,
             ),
             min(max(uniform + by_u, 0.0), 1 - 2**-53),
         )
-        for by_p, by_min, by_u in itertools.product(near, near, near)
+        for by_p, by_min, by_typical, by_u in itertools.product(near, near, near, near)
     }
     assert token_id in neighbours, setting
 
@@ -133,6 +135,7 @@ SETTINGS = st.fixed_dictionaries(
         "top_k": st.sampled_from([0, 0, 1, 2, 5, 40, 300, 1000, 2**20]),
         "top_p": st.one_of(st.just(1.0), st.floats(0, 1), st.just(0.999)),
         "min_p": st.one_of(st.just(0.0), st.just(0.0), st.floats(0, 1)),
+        "typical_p": st.one_of(st.just(1.0), st.just(1.0), st.floats(0, 1)),
         "sampling_order": st.sampled_from(["temperature_first", "top_p_first"]),
         "repetition_penalty": st.sampled_from([1.0, 1.0, 1.3]),
         "frequency_penalty": st.sampled_from([0.0, 0.0, 0.7]),
@@ -180,6 +183,8 @@ FULL_SIZE: list[dict[str, Any]] = [
     {"top_k": 5000},
     {"top_k": 300, "top_p": 0.9, "sampling_order": "top_p_first"},
     {"min_p": 0.02},
+    {"typical_p": 0.8},
+    {"typical_p": 0.3, "top_k": 3000, "sampling_order": "top_p_first", "temperature": 0.6},
 ]
 
 
@@ -216,7 +221,7 @@ def test_the_random_number_is_the_one_of_the_seed(team: Team) -> None:
         row = NativeRow(params(seed=seed), index)
         row.place(logits.data_ptr(), 65536, drawn=drawn)
         sample_rows(team, [row.struct], 65536)
-        assert row.struct.token == int(float(random.uniform(seed, index, drawn, 1)) * 65536)
+        assert row.struct.token == int(random.uniform(seed, index, drawn, 1)[0] * 65536)
 
 
 def test_ties_go_to_the_lower_id(team: Team) -> None:
@@ -277,7 +282,7 @@ def test_nothing_left_and_one_left(team: Team, vocab_size: int) -> None:
 def test_scores_are_log_softmax_and_the_likeliest(team: Team, vocab_size: int) -> None:
     logits = logits_of(vocab_size, seed=8, steps=100)
     expected = torch.log_softmax(logits.double(), dim=-1)
-    for top, limit in itertools.product((0, 1, 20), (None, vocab_size - 2)):
+    for top, limit in itertools.product((0, 1, 20, 100), (None, vocab_size - 2)):
         setting = params(logprobs=top, token_limit=limit, top_p=0.9, logit_bias={2: 30.0}, seed=4)
         found = native(team, logits, choice_of(setting)).logprobs()
         assert found.logprob == pytest.approx(float(expected[2]), abs=1e-6)
@@ -308,10 +313,9 @@ def test_a_row_is_the_same_with_any_neighbours_and_threads(tier: str) -> None:
 
 
 def test_the_sampler_gives_the_same_natively_and_by_torch() -> None:
-    """Whole steps over rows of all kinds, typical-p among them, which stays with torch."""
+    """Whole steps over rows of all kinds."""
     setting = [
         *FULL_SIZE,
-        {"typical_p": 0.8},
         {"frequency_penalty": 0.4, "penalty_decay": 0.99, "uncounted_ids": (3,)},
         {"repetition_penalty": 1.2, "logprobs": 2, "temperature": 0},
     ]

@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from rookery.server.state.cache import Marks, PrefixCache
 from rookery.server.state.digest import PrefixDigest, namespace, prefix_keys
 from rookery.server.state.memory import Snapshot, StateMemory
-from rookery.server.state.pool import State
+
+from .arrays import state_of
 
 NAMES = namespace("model", "tokenizer", "tenant")
 ids = st.lists(st.integers(0, 65535), max_size=40)
 
 
 def snapshot(values: int = 64) -> Snapshot:
-    return Snapshot(State(shift=torch.zeros(1, 2, 8), wkv=torch.zeros(1, 1, 8, values)))
+    return Snapshot(state_of(torch.zeros(1, 2, 8), torch.zeros(1, 1, 8, values)))
 
 
 SIZE = snapshot().size_bytes

@@ -24,30 +24,28 @@ from rookery.server.errors import StartupError
 from rookery.server.state.digest import namespace
 from rookery.server.state.disk import FILE_BYTES, DiskTier
 from rookery.server.state.memory import Snapshot
-from rookery.server.state.pool import State, StatePool
 from rookery.server.state.snapshot import StateFormat
 from rookery.server.state.worker import Worker
 
+from .arrays import equal, state_of
 from .test_state_reuse import cold, drawn_by, text
 from .test_state_store import DAMAGES
 from .tiny_model import TOY_SHAPE, ToyModel
 
-FORMAT = StateFormat.of(
-    StatePool(TOY_SHAPE, 1, dtype=torch.float32, device="cpu"), fingerprint="model", tokenizer="words"
-)
+FORMAT = StateFormat.of(TOY_SHAPE, fingerprint="model", tokenizer="words")
 NAMES = namespace("model", "tenant")
 
 
 def snapshot(seed: int, *, complete: bool = True) -> Snapshot:
     generator = torch.Generator().manual_seed(seed)
-    state = State(torch.randn(1, 2, 8, generator=generator), torch.randn(1, 1, 8, 8, generator=generator))
-    return Snapshot(state, torch.randn(8, generator=generator) if complete else None)
+    state = state_of(torch.randn(1, 2, 8, generator=generator), torch.randn(1, 1, 8, 8, generator=generator))
+    return Snapshot(state, torch.randn(8, generator=generator).numpy() if complete else None)
 
 
 def same(one: Snapshot | None, other: Snapshot) -> bool:
     assert one is not None and (one.hidden is None) == (other.hidden is None)
-    hidden = one.hidden is None or other.hidden is None or torch.equal(one.hidden, other.hidden)
-    return hidden and torch.equal(one.state.shift, other.state.shift) and torch.equal(one.state.wkv, other.state.wkv)
+    hidden = one.hidden is None or other.hidden is None or equal(one.hidden, other.hidden)
+    return hidden and equal(one.state.shift, other.state.shift) and equal(one.state.wkv, other.state.wkv)
 
 
 def key(number: int) -> bytes:
@@ -233,7 +231,7 @@ class Host:
 
     def start(self, *, identity: str = "toy", tuned: float = 0.5, prefill_budget: int = 64) -> None:
         self.model = ToyModel()
-        self.model.tuned = State(shift=self.model.tuned.shift, wkv=torch.full((1, 1, 8, 8), tuned))
+        self.model.tuned = state_of(torch.zeros(1, 2, 8), torch.full((1, 1, 8, 8), tuned))
         self.model.tuned.wkv[0, 0, 1] = 0  # where the toy counts its tokens
         self.engine = Engine(
             self.model,

@@ -21,8 +21,9 @@ from rookery.server.engine.request import Request, SamplingParams, TokenEvent
 from rookery.server.engine.spawn import settings_of
 from rookery.server.errors import RookeryError, StartupError
 from rookery.server.model.base import Model
-from rookery.server.model.exact import TokenByToken, exactly
+from rookery.server.model.exact import TokenByToken
 from rookery.server.model.kept import FORMATS
+from rookery.server.model.load import exactly
 from rookery.server.model.native import NativeModel
 from rookery.server.model.shape import Version
 from rookery.server.model.synthetic import Plan, synthetic_checkpoint
@@ -137,7 +138,7 @@ def test_a_session_gives_the_bits_of_all_its_turns_in_one_prompt(
 ) -> None:
     model = native_model(version, Format.F32)
     engine = Engine(model, max_batch=2, max_queue=9, prefill_budget=64, cache_bytes=2**24)
-    format = StateFormat.of(engine.pool, fingerprint="model", tokenizer="words")
+    format = StateFormat.of(model.shape, fingerprint="model", tokenizer="words")
     engine.attach(StateStore(None, format), max_sessions=9, threaded=False)
     assert engine.sessions is not None
     answers: list[Told | RookeryError] = []

@@ -8,6 +8,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from rookery.server.state.snapshot import Loaded, SnapshotError, read_snapshot, write_snapshot
 from rookery.server.state.store import StateStore
 
+from .arrays import equal
 from .test_state_store import FORMAT, found, record, same, state
 
 WHOLE = write_snapshot(
-    state(1), FORMAT, tokens=7, tuned_state="calm", dtype="float32", hidden=torch.arange(8, dtype=torch.float32)
+    state(1), FORMAT, tokens=7, tuned_state="calm", dtype="float32", hidden=np.arange(8, dtype=np.float32)
 )
 SMALL = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -40,7 +42,7 @@ def read(data: bytes) -> Loaded | None:
 
 def is_the_written_one(loaded: Loaded) -> bool:
     assert loaded.hidden is not None
-    values = same(loaded.state, state(1)) and torch.equal(loaded.hidden, torch.arange(8, dtype=torch.float32))
+    values = same(loaded.state, state(1)) and equal(loaded.hidden, torch.arange(8, dtype=torch.float32))
     return values and (loaded.tokens, loaded.tuned_state) == (7, "calm")
 
 

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -25,6 +24,7 @@ from rookery.server.errors import (
     SessionBusy,
 )
 
+from .arrays import equal
 from .session_host import HOT_SIZE, Host, state_after
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -138,7 +138,7 @@ class SessionsMachine(RuleBasedStateMachine):
             record = self.host.store.find(tenant, name)
             assert record is not None and record.tokens == len(tokens)
             loaded = self.host.store.load(record).state
-            assert torch.equal(loaded.wkv, state_after(tokens).wkv)
+            assert equal(loaded.wkv, state_after(tokens).wkv)
 
 
 TestSessions = SessionsMachine.TestCase

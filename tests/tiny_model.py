@@ -9,7 +9,10 @@ from rookery.kernels.rows import Rows
 from rookery.server.model.rwkv7 import Rwkv7
 from rookery.server.model.shape import ModelShape
 from rookery.server.model.synthetic import Plan, synthetic_checkpoint
-from rookery.server.state.pool import State, StatePool
+from rookery.server.state.pool import State
+from rookery.server.state.torch_pool import TorchPool
+
+from .arrays import state_of
 
 TOY_SHAPE = ModelShape(version="7", vocab_size=32, layers=1, width=8, mix_width=8, ffn_width=8, heads=1, head_size=8)
 BOMB, NAN = 30, 31
@@ -30,17 +33,17 @@ class ToyModel:
         self.embedding = torch.randn(32, 8, generator=generator)
         self.head = torch.randn(32, 8, generator=generator) * 2
         self.head[[BOMB, NAN]] = 0
-        self.tuned = State(shift=torch.zeros(1, 2, 8), wkv=torch.full((1, 1, 8, 8), 0.5))
+        self.tuned = state_of(torch.zeros(1, 2, 8), torch.full((1, 1, 8, 8), 0.5))
         self.tuned.wkv[0, 0, 1] = 0
         self.lost = False
         """Every pass fails, as on a device that is gone."""
         self.passes: list[tuple[int, ...]] = []
         """Row lengths of every pass."""
 
-    def new_pool(self, slots: int) -> StatePool:
-        return StatePool(self.shape, slots, dtype=torch.float32, device="cpu")
+    def new_pool(self, slots: int) -> TorchPool:
+        return TorchPool(self.shape, slots, dtype=torch.float32, device="cpu")
 
-    def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:
+    def forward(self, token_ids: Tensor, rows: Rows, pool: TorchPool) -> Tensor:
         if self.lost:
             raise RuntimeError("the device is lost")
         lengths, begins = tuple(rows.starts.diff().tolist()), tuple(rows.positions.tolist())

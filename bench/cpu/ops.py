@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
-import torch
+import numpy as np
 
-from rookery.kernels.cpu.library import CCall, COp, Format, Kind, address
-from rookery.kernels.rows import Rows
+from rookery.kernels.cpu.arrays import address
+from rookery.kernels.cpu.library import CCall, COp, Format, Kind
+from rookery.kernels.cpu.rows import HostRows
+from rookery.kernels.cpu.threads import set_threads
 from rookery.server.model.load import load_model
 from rookery.server.model.native import TOKENS, NativeModel
 
@@ -44,21 +46,21 @@ def name_of(phase: list[COp]) -> str:
 def step_times(model: NativeModel, tokens: int, rows: int, rounds: int) -> dict[str, tuple[int, float]]:
     """Phases by name: how many a step has, and their seconds together (the shortest of the rounds)."""
     pool = model.new_pool(rows)
-    packed = Rows.pack(list(range(rows)), [tokens // rows] * rows)
-    ids = torch.arange(packed.tokens) % model.shape.vocab_size
-    hidden = torch.empty(packed.tokens, model.shape.width)
+    packed = HostRows.pack(list(range(rows)), [tokens // rows] * rows)
+    ids = np.arange(packed.tokens) % model.shape.vocab_size
+    hidden = np.empty((packed.tokens, model.shape.width), np.float32)
     call = CCall(
         tokens=packed.tokens,
         rows=rows,
-        ids=ids.data_ptr(),
+        ids=ids.ctypes.data,
         slots=address(packed.slots),
         starts=address(packed.starts),
         shift=address(pool.shift),
         wkv=address(pool.wkv),
-        shift_stride=pool.shift.stride(0),
-        wkv_stride=pool.wkv.stride(0),
+        shift_stride=pool.shift[0].size,
+        wkv_stride=pool.wkv[0].size,
     )
-    model._hidden.data = hidden.data_ptr()
+    model._hidden.data = hidden.ctypes.data
     program = [(name_of(phase), (COp * len(phase))(*phase)) for phase in phases(list(model._step))]
     seconds: list[list[float]] = [[] for _ in program]
     for _ in range(rounds + 1):
@@ -81,7 +83,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    set_threads(arguments.threads)
     model, _ = load_model(arguments.model, device="cpu")
     assert isinstance(model, NativeModel)
     found = step_times(model, min(arguments.tokens, TOKENS), arguments.rows, arguments.rounds)

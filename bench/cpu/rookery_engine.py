@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rookery import __version__
-from rookery.kernels.rows import Rows
+from rookery.kernels.cpu.arrays import FloatArray
+from rookery.kernels.cpu.threads import set_threads
 from rookery.server.engine.engine import Engine
 from rookery.server.engine.request import Request, SamplingParams, TokenEvent
 from rookery.server.model.load import load_model
@@ -20,7 +20,7 @@ class RookeryEngine:
     """See `worker.Engine`."""
 
     def __init__(self, path: str, kept: str, threads: int, streams: int) -> None:
-        torch.set_num_threads(threads)
+        set_threads(threads)
         quantised = kept.startswith("int")
         self._model, self._info = load_model(
             Path(path), dtype="auto" if quantised else kept, quantize=kept if quantised else "none", device="cpu"
@@ -28,7 +28,7 @@ class RookeryEngine:
         self._engine = Engine(self._model, max_batch=streams, max_queue=streams, prefill_budget=512)
         self._numbers = count()
         self._live: list[str] = []
-        self.about: dict[str, Any] = {"rookery": __version__, "torch": torch.__version__, "dtype": self._info.dtype}
+        self.about: dict[str, Any] = {"rookery": __version__, "dtype": self._info.dtype}
 
     def _submit(self, token_ids: list[int], max_tokens: int) -> str:
         request_id = f"bench-{next(self._numbers)}"
@@ -75,11 +75,13 @@ class RookeryEngine:
         self._submit(token_ids, count)
         return self._drain()
 
-    def logits(self, token_ids: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def logits(self, token_ids: list[int]) -> FloatArray:
         pool = self._model.new_pool(1)
-        with torch.inference_mode():
-            hidden = self._model.forward(torch.tensor(token_ids), Rows.pack([0], [len(token_ids)]), pool)
-            return self._model.logits(hidden).float().numpy()
+        arrays = self._engine.forward.arrays
+        with arrays.computing():
+            hidden = self._model.forward(*arrays.pack(token_ids, [0], [len(token_ids)]), pool)
+            logits: FloatArray = np.asarray(self._model.logits(hidden))
+        return logits
 
 
 def load(**settings: Any) -> RookeryEngine:

@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif asked.part == "environment":
         environment.measure(asked.device, dtype, **common)
     elif asked.part == "operators":
-        Console(width=120).print(kernels.render(kernels.measure(resolve_device(asked.device), dtype, **common)))
+        Console(width=120).print(
+            kernels.render(kernels.measure(torch.device(resolve_device(asked.device)), dtype, **common))
+        )
     else:
         if asked.tiny:
             PRESETS[asked.shape] = TINY_PLAN
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _precision(device_name: str, file: Path, minutes: float, *, tokens: int) -> None:
     """The errors of each version, as figures of a report like the others."""
-    device = resolve_device(device_name)
+    device = torch.device(resolve_device(device_name))
     ledger = Ledger(
         {"benchmark": "precision of WKV", "device": device.type, "tokens": tokens, "machine": machine()},
         file,

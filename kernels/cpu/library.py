@@ -13,8 +13,7 @@ from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
-from torch import Tensor
-
+from . import threads
 from .sources import digest
 
 TIER_VARIABLE = "ROOKERY_CPU_TIER"
@@ -108,7 +107,7 @@ class CCall(Structure):
     )
 
 
-PROGRAM = 4 << 32 | sizeof(COp)
+PROGRAM = 5 << 32 | sizeof(COp)
 """PROGRAM_VERSION of step.h and the size of an op: a library that was built from other sources has another."""
 
 
@@ -186,16 +185,11 @@ class Team:
                 self._native.rookery_free(team)
 
 
+def shared_team(size: int | None = None) -> Team:
+    """The team of that size of this process, which models and samplers share; by default as `threads` says."""
+    return _team(size or threads.threads())
+
+
 @cache
-def shared_team(threads: int) -> Team:
-    """The team of that size of this process; models share it."""
-    return Team(threads, os.environ.get(TIER_VARIABLE, ""))
-
-
-def address(tensor: Tensor | None) -> int | None:
-    """Where a tensor's numbers lie; it must be contiguous, and the caller has to keep it."""
-    if tensor is None:
-        return None
-    if not tensor.is_contiguous():
-        raise ValueError("native kernels read contiguous tensors only")
-    return tensor.data_ptr()
+def _team(size: int) -> Team:
+    return Team(size, os.environ.get(TIER_VARIABLE, ""))

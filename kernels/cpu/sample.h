@@ -5,70 +5,8 @@
    top-p or top-k needs is found by summing above eight thresholds at once and going on between two of them. Sums are
    kept in double over short sums in float, all in an order that depends on the row alone. */
 
-#include <float.h>
-
-enum { NEAR = 256, CHUNK = 2048, FEW = 48, CUTS = 8, SAMPLES = 31, SAMPLED_ROUNDS = 6 };
-
-typedef struct {
-    const float *x;     /* logits, in the order of ids */
-    const int32_t *ids; /* NULL: of the row itself */
-    int64_t n;
-} View;
-
-typedef struct {
-    float *x, *w, *keys, *peaks; /* logits moved together; weights; what is searched; the largest of each block */
-    int32_t *ids;
-    double *sums; /* weights of each block */
-} Work;
-
-/* --- what vector.h lacks ------------------------------------------------------------------------------------------ */
-
-/* One bit a lane. */
-INLINE uint32_t bits_of(vi condition) {
-#if LANES == 16
-    return _mm512_movepi32_mask((__m512i)condition);
-#elif LANES == 8
-    return (uint32_t)_mm256_movemask_ps((__m256)condition);
-#else
-    uint32_t bits = 0;
-    for (int i = 0; i < LANES; i++) bits |= (uint32_t)(condition[i] & 1) << i;
-    return bits;
-#endif
-}
-
-INLINE uint32_t first_lanes(int64_t left) { return left >= LANES ? (1u << (LANES - 1) << 1) - 1 : (1u << left) - 1; }
-
-/* The lanes of the bits, moved together; writes up to LANES, and says how many count. */
-INLINE int64_t squeeze(int32_t *to, vi v, uint32_t bits) {
-#if LANES == 16
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32((__mmask16)bits, (__m512i)v));
-#else
-    int32_t lanes[LANES];
-    memcpy(lanes, &v, sizeof lanes);
-    int64_t at = 0;
-    for (uint32_t rest = bits; rest; rest &= rest - 1) memcpy(to + at++, lanes + __builtin_ctz(rest), sizeof *to);
-#endif
-    return __builtin_popcount(bits);
-}
-
-INLINE vi lane_numbers(void) {
-    vi v;
-    for (int i = 0; i < LANES; i++) v[i] = i;
-    return v;
-}
-
-/* v where the bit is 1, elsewhere impossible. */
-INLINE vf only_bits(vf v, uint32_t bits) {
-#if LANES == 16
-    return (vf)_mm512_mask_blend_ps((__mmask16)bits, (__m512)splat(-INFINITY), (__m512)v);
-#else
-    vi own = ((vi){0} + 1) << lane_numbers();
-    return choose((own & (int32_t)bits) != 0, v, splat(-INFINITY));
-#endif
-}
-
-static int64_t blocks_of(int64_t n) { return (n + NEAR - 1) / NEAR; }
-static float next_above(float x) { return nextafterf(x, INFINITY); }
+#include "view.h"
+#include "reach.h"
 
 /* --- random numbers ----------------------------------------------------------------------------------------------- */
 
@@ -189,173 +127,6 @@ static int64_t first_peak(const View *view, const float *peaks, float peak) {
     return i;
 }
 
-/* Logits and ids of the bits, from the view's i on, to the work's `kept` on; how many. What is written has been read
-   before, so the view may be the work's own. */
-INLINE int64_t move(const View *view, int64_t i, int64_t left, vi lanes, uint32_t bits, int64_t kept, Work *work) {
-    vi ids = view->ids ? (vi)load((const float *)(view->ids + i), left) : lanes + (int32_t)i;
-    squeeze((int32_t *)work->x + kept, (vi)load(view->x + i, left), bits);
-    return squeeze(work->ids + kept, ids, bits);
-}
-
-/* Logits from `floor` on, moved together. */
-KERNEL static void narrow(View *view, Work *work, float floor) {
-    vi lanes = lane_numbers();
-    int64_t kept = 0, n = view->n;
-    for (int64_t start = 0; start < n; start += NEAR) {
-        if (!(work->peaks[start / NEAR] >= floor)) continue;
-        int64_t stop = start + NEAR < n ? start + NEAR : n;
-        for (int64_t i = start; i < stop; i += LANES) {
-            uint32_t bits = bits_of(load(view->x + i, stop - i) >= floor) & first_lanes(stop - i);
-            if (bits) kept += move(view, i, stop - i, lanes, bits, kept, work);
-        }
-    }
-    *view = (View){work->x, work->ids, kept};
-}
-
-/* What has a key, of [n], from `cutoff` on, moved together. */
-KERNEL static void keep_from(View *view, const float *keys, float cutoff, Work *work) {
-    vi lanes = lane_numbers();
-    int64_t kept = 0, n = view->n;
-    for (int64_t i = 0; i < n; i += LANES) {
-        uint32_t bits = bits_of(load(keys + i, n - i) >= cutoff) & first_lanes(n - i);
-        if (bits) kept += move(view, i, n - i, lanes, bits, kept, work);
-    }
-    *view = (View){work->x, work->ids, kept};
-}
-
-/* --- weights ------------------------------------------------------------------------------------------------------ */
-
-/* w = exp((x - peak) * inverse) and the sums of its blocks; their total. */
-KERNEL static __attribute__((noinline)) double weigh(const View *view, float peak, float inverse, Work *work) {
-    double total = 0;
-    for (int64_t start = 0; start < view->n; start += NEAR) {
-        int64_t stop = start + NEAR < view->n ? start + NEAR : view->n;
-        vf part = {0};
-        for (int64_t i = start; i < stop; i += LANES) {
-            vf w = exponential((load(view->x + i, stop - i) - peak) * inverse);
-            if (stop - i < LANES) w = only(w, stop - i);
-            store(work->w + i, w, stop - i);
-            part += w;
-        }
-        work->sums[start / NEAR] = sum(part);
-        total += work->sums[start / NEAR];
-    }
-    return total;
-}
-
-/* The sums of blocks again, of weights from `cutoff` on. */
-KERNEL static void sum_kept(int64_t n, float cutoff, Work *work) {
-    for (int64_t start = 0; start < n; start += NEAR) {
-        int64_t stop = start + NEAR < n ? start + NEAR : n;
-        vf part = {0};
-        for (int64_t i = start; i < stop; i += LANES) {
-            vf w = load(work->w + i, stop - i);
-            part += (vf)((w >= cutoff) & (vi)w);
-        }
-        work->sums[start / NEAR] = sum(part);
-    }
-}
-
-/* --- the last one needed ------------------------------------------------------------------------------------------ */
-
-/* For each cut, descending, the weight of the keys from it on: each key's own, or 1. */
-KERNEL static void weigh_above(const float *keys, int64_t n, int by_key, const float *cuts, double *above) {
-    for (int j = 0; j < CUTS; j++) above[j] = 0;
-    for (int64_t start = 0; start < n; start += CHUNK) {
-        int64_t stop = start + CHUNK < n ? start + CHUNK : n;
-        vf part[CUTS] = {{0}};
-        for (int64_t i = start; i < stop; i += LANES) {
-            vf key = load(keys + i, stop - i), weight = by_key ? key : splat(1.0f);
-            if (stop - i < LANES) weight = only(weight, stop - i);
-            for (int j = 0; j < CUTS; j++) {
-#if LANES == 16
-                __mmask16 from = _mm512_cmp_ps_mask((__m512)key, _mm512_set1_ps(cuts[j]), _CMP_GE_OQ);
-                part[j] = (vf)_mm512_mask_add_ps((__m512)part[j], from, (__m512)part[j], (__m512)weight);
-#else
-                part[j] += (vf)((key >= cuts[j]) & (vi)weight);
-#endif
-            }
-        }
-        for (int j = 0; j < CUTS; j++) above[j] += sum(part[j]);
-    }
-}
-
-KERNEL static int64_t keep_between(const float *keys, int64_t n, float low, float high, float *to) {
-    int64_t kept = 0;
-    for (int64_t i = 0; i < n; i += LANES) {
-        vf key = load(keys + i, n - i);
-        uint32_t bits = bits_of((key >= low) & (key < high)) & first_lanes(n - i);
-        if (bits) kept += squeeze((int32_t *)to + kept, (vi)key, bits);
-    }
-    return kept;
-}
-
-static void sort_descending(float *x, int64_t n) {
-    for (int64_t i = 1; i < n; i++) {
-        float v = x[i];
-        int64_t j = i;
-        for (; j > 0 && x[j - 1] < v; j--) x[j] = x[j - 1];
-        x[j] = v;
-    }
-}
-
-/* A float's place among all floats. */
-static int64_t place_of(float x) {
-    int32_t bits;
-    x += 0.0f; /* -0 is 0 */
-    memcpy(&bits, &x, sizeof bits);
-    return bits < 0 ? -(int64_t)(bits & 0x7fffffff) : bits;
-}
-
-static float float_at(int64_t place) {
-    int32_t bits = (int32_t)(place < 0 ? -place : place);
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return place < 0 ? -x : x;
-}
-
-/* Cuts, descending, that leave few of the keys between two: keys themselves at first, and later, so that it comes to
-   an end whatever the keys are, floats at equal distances. */
-static void choose_cuts(const float *keys, int64_t n, int round, float low, float high, float *cuts) {
-    if (round >= SAMPLED_ROUNDS) {
-        int64_t from = place_of(low), to = place_of(high);
-        for (int j = 0; j < CUTS; j++) cuts[j] = float_at(to - (to - from) * (j + 1) / (CUTS + 1));
-        return;
-    }
-    float sample[SAMPLES];
-    for (int i = 0; i < SAMPLES; i++) sample[i] = keys[(2 * i + 1) * n / (2 * SAMPLES)];
-    sort_descending(sample, SAMPLES);
-    for (int j = 0; j < CUTS; j++) cuts[j] = sample[SAMPLES * (2 * j + 1) / (2 * CUTS)];
-    for (int j = CUTS - 2; j >= 0; j--) /* many are equal: what is above them */
-        if (cuts[j] <= cuts[j + 1]) cuts[j] = next_above(cuts[j + 1]);
-}
-
-/* The largest key such that it and those above it have `wanted` together (0 is more than nothing); if they never do,
-   one that no key is below. */
-KERNEL static float reach(const float *keys, int64_t n, int by_key, double wanted, float *room) {
-    float low = -INFINITY, high = INFINITY; /* it is in [low, high) */
-    double above = 0, of_cuts[CUTS];
-    for (int round = 0; n > FEW; round++) {
-        float cuts[CUTS];
-        choose_cuts(keys, n, round, low, high, cuts);
-        weigh_above(keys, n, by_key, cuts, of_cuts);
-        int j = 0;
-        while (j < CUTS && !(of_cuts[j] > 0 && above + of_cuts[j] >= wanted)) j++;
-        if (j > 0) high = cuts[j - 1], above += of_cuts[j - 1];
-        if (j < CUTS) low = cuts[j];
-        if (j < CUTS && !(next_above(low) < high)) return low;
-        n = keep_between(keys, n, low, high, room);
-        keys = room;
-    }
-    if (keys != room) memcpy(room, keys, (size_t)n * sizeof(float));
-    sort_descending(room, n);
-    for (int64_t i = 0; i < n; i++) {
-        above += by_key ? room[i] : 1.0f;
-        if (above >= wanted) return room[i];
-    }
-    return n ? room[n - 1] : high;
-}
-
 /* --- truncations -------------------------------------------------------------------------------------------------- */
 
 /* Exactly the k largest, lower ids first among equals; `peaks` must be the view's. */
@@ -404,6 +175,31 @@ KERNEL static float nucleus(View *view, float peak, float inverse, double top_p,
     return reach(work->w, view->n, 1, wanted, work->keys);
 }
 
+/* Of the weights from `cutoff` on, those whose surprise is nearest to their entropy, until they have a share of the mass;
+   narrows the view to them. */
+KERNEL static void typical(View *view, float peak, float inverse, float cutoff, double share, Work *work) {
+    keep_from(view, work->w, cutoff, work);
+    double total = weigh(view, peak, inverse, work), shift = log(total), entropy = 0;
+    float farthest = 0;
+    for (int64_t i = 0; i < view->n; i++)
+        entropy += work->w[i] / total * (shift - ((double)view->x[i] - peak) * inverse);
+    for (int64_t i = 0; i < view->n; i++) {
+        float away = (float)fabs(shift - ((double)view->x[i] - peak) * inverse - entropy);
+        work->keys[i] = -away;
+        farthest = away > farthest ? away : farthest;
+    }
+    int64_t low = -1, high = place_of(farthest); /* too few are within low, enough within high */
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        float nearest = -float_at(middle);
+        double mass = 0;
+        for (int64_t i = 0; i < view->n; i++) mass += work->keys[i] >= nearest ? work->w[i] : 0;
+        if (mass > 0 && mass >= share * total) high = middle;
+        else low = middle;
+    }
+    keep_from(view, work->keys, -float_at(high), work);
+}
+
 /* The first of the weights from `cutoff` on at which their running sum passes a share of the whole. */
 KERNEL static int64_t pick(int64_t n, float cutoff, double share, const Work *work) {
     int64_t blocks = blocks_of(n), block = -1, found = 0;
@@ -444,6 +240,12 @@ KERNEL static int64_t draw(const Sample *row, View *view, float peak, Work *work
     }
     if (least > cutoff) cutoff = least;
     if (cutoff < FLT_MIN) cutoff = FLT_MIN;
+    if (row->typical_p < 1) {
+        typical(view, peak, inverse, cutoff, row->typical_p, work);
+        find_peaks(view, work->peaks, &peak); /* the likeliest need not be among them */
+        weigh(view, peak, tempered, work);
+        return pick(view->n, FLT_MIN, uniform(row->seed, row->choice, row->drawn), work);
+    }
     if (cutoff > FLT_MIN) sum_kept(view->n, cutoff, work);
     if (row->top_p_first && tempered != 1.0f) { /* what is kept, weighed again */
         keep_from(view, work->w, cutoff, work);

@@ -1,7 +1,7 @@
 """Tokens drawn from rows of logits by the native library; the meaning is that of `rookery.kernels.sampling`.
 
 Each row has its own settings, and its result depends on nothing else: not on the other rows, nor on the number of
-threads. Only typical-p is missing. A draw equals the torch one but where a random number or a truncation falls within
+threads. A draw equals the torch one but where a random number or a truncation falls within
 rounding of an edge.
 """
 
@@ -43,6 +43,7 @@ class CSample(Structure):
         ("limit", c_int64),
         ("top_p", c_double),
         ("min_p", c_double),
+        ("typical_p", c_double),
         ("temperature", c_float),
         ("repetition", c_float),
         ("presence", c_float),

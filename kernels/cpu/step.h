@@ -70,7 +70,7 @@ typedef struct {
     int64_t words, biases, bans, seen;
     int64_t vocabulary;
     int64_t limit; /* ids from here on are never drawn */
-    double top_p, min_p;
+    double top_p, min_p, typical_p;
     float temperature; /* 0: the likeliest */
     float repetition, presence, frequency;
     int32_t top_k, top_p_first;
@@ -123,7 +123,7 @@ void rookery_run(Team *team, const Tier *tier, const Op *ops, int64_t count, con
 const Tier *rookery_tier(const char *name);
 const char *rookery_tier_name(const Tier *tier);
 /* Raise PROGRAM_VERSION whenever the same program would mean something else: the Python side refuses other libraries. */
-enum { PROGRAM_VERSION = 4 };
+enum { PROGRAM_VERSION = 5 };
 int64_t rookery_program(void);
 /* The digest of the sources (sources.py) that setup.py gives; 0 in other builds. */
 uint64_t rookery_sources(void);

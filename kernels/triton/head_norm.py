@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..head_norm import NORM_EPS
+from ..norms import HEAD_NORM_EPS
 from .tiles import key_block, normed
 
 
@@ -38,6 +38,6 @@ def head_norm(y: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None, dtyp
     if tokens:
         _kernel[(tokens, heads)](
             y, weight, bias, out if gate is None else gate.contiguous(), out, heads,
-            D=head_size, BLOCK=key_block(head_size), GATED=gate is not None, EPS=NORM_EPS, num_warps=1,
+            D=head_size, BLOCK=key_block(head_size), GATED=gate is not None, EPS=HEAD_NORM_EPS, num_warps=1,
         )  # fmt: skip
     return out

@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..norms import LAYER_NORM_EPS
 from ..rows import Rows
-from ..shift_mix import NORM_EPS
 from .tiles import find_row, normed, row_block
 
 
@@ -87,7 +87,7 @@ def shift_mix(
             x, x if added is None else added.contiguous(), weight, bias, mu, shift, rows.slots, rows.starts, total,
             mixed, shift.stride(0), len(rows.lengths), width, tokens,
             MIXES=len(mu), BLOCK=block, BLOCK_ROWS=row_block(len(rows.lengths)), ADDS=added is not None,
-            DECODE=rows.decode == len(rows.lengths), OF_PRESENT=of_present, EPS=NORM_EPS,
+            DECODE=rows.decode == len(rows.lengths), OF_PRESENT=of_present, EPS=LAYER_NORM_EPS,
             num_warps=8 if block > 1024 else 4,
         )  # fmt: skip
     return total, mixed

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..head_norm import NORM_EPS
+from ..norms import HEAD_NORM_EPS
 from ..rows import Rows
 from ..wkv7_heads import LONGEST_STEP, HeadWeights
 from . import forms
@@ -165,7 +165,7 @@ def wkv7_heads(
         _recurrent_kernel[(heads, len(slots))](
             r, w, k, v, a, g, v_first, v_share, *mixes, weights.norm_weight, weights.norm_bias,
             state, slots, slots if starts is None else starts, out, state.stride(0), heads,
-            D=head_size, BLOCK=block, FIRST=first, LONGEST_STEP=LONGEST_STEP, NORM_EPS=NORM_EPS,
+            D=head_size, BLOCK=block, FIRST=first, LONGEST_STEP=LONGEST_STEP, NORM_EPS=HEAD_NORM_EPS,
             DECODE=starts is None, num_warps=4,
         )  # fmt: skip
 
@@ -198,6 +198,6 @@ def wkv7_heads(
     after = slice(rows.decode, None)
     _finish_kernel[(tokens, heads)](
         y[after], mixed_v[after], own[after], g[after], weights.norm_weight, weights.norm_bias, out[after], heads,
-        D=head_size, BLOCK=block, NORM_EPS=NORM_EPS, num_warps=1,
+        D=head_size, BLOCK=block, NORM_EPS=HEAD_NORM_EPS, num_warps=1,
     )  # fmt: skip
     return out

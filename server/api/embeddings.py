@@ -8,12 +8,12 @@ trained with an end token behind it is sent token ids. Vectors have length 1, wh
 from __future__ import annotations
 
 import base64
+import math
+import struct
 import uuid
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, Request, Response
-from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag
 
 from ..answer import Answer
@@ -93,13 +93,15 @@ async def create_embeddings(body: EmbeddingBody, request: Request) -> Response:
     return json_answer({"object": "list", "data": data, "model": body.model, "usage": usage})
 
 
-def _unit(raw: bytes, dimensions: int | None) -> NDArray[np.float32]:
-    """The first so many numbers, scaled to length 1."""
-    vector = np.frombuffer(raw, dtype="<f4")[:dimensions].astype(np.float64)
-    length = float(np.linalg.norm(vector))
-    return (vector / length if length > 0 else vector).astype("<f4")
+def _unit(raw: bytes, dimensions: int | None) -> bytes:
+    """The first so many numbers, little-endian float32 as all of them are, scaled to length 1."""
+    vector = struct.unpack(f"<{len(raw) // 4}f", raw)[:dimensions]
+    length = math.hypot(*vector) or 1.0
+    return struct.pack(f"<{len(vector)}f", *(number / length for number in vector))
 
 
-def _shown(vector: NDArray[np.float32], body: EmbeddingBody) -> Any:
+def _shown(vector: bytes, body: EmbeddingBody) -> Any:
     """As the client wants it: a list of numbers, or little-endian float32 in base64."""
-    return base64.b64encode(vector.tobytes()).decode() if body.encoding_format == "base64" else vector.tolist()
+    if body.encoding_format == "base64":
+        return base64.b64encode(vector).decode()
+    return list(struct.unpack(f"<{len(vector) // 4}f", vector))

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from rookery.kernels.cpu.threads import set_threads
 
 from ..engine.constraint import Constraints
 from ..engine.engine import Engine
@@ -84,14 +84,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     given = parser.parse_args()
     if given.threads:
-        torch.set_num_threads(given.threads)
+        set_threads(given.threads)
     with tempfile.TemporaryDirectory(prefix="rookery-bench-") as folder:
         path = Path(folder) / f"{given.preset}.pth"
         write_checkpoint(given.preset, path)
         model, _ = load_model(path, dtype=given.dtype, device="cpu")  # the path that serves, native where it is built
     tokenizer = load_tokenizer(None, model_path=Path("none.pth"), vocab_size=model.shape.vocab_size)
     engine = Engine(
-        model, max_batch=STREAMS, max_queue=1, prefill_budget=64, constraints=Constraints(lambda: tokenizer.llguidance)
+        model,
+        max_batch=STREAMS,
+        max_queue=1,
+        prefill_budget=64,
+        constraints=Constraints(lambda: tokenizer.llguidance),
     )
     follow = grammar()
     seconds: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}

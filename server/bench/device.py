@@ -29,7 +29,7 @@ from ..errors import StartupError
 from ..model.base import Model
 from ..model.load import construct, resolve_device
 from ..model.synthetic import PRESETS, synthetic_checkpoint
-from ..state.pool import StatePool
+from ..state.torch_pool import TorchPool
 from .ledger import Ledger
 from .machine import machine
 from .roofline import Roof, measure_roof, seconds
@@ -65,7 +65,7 @@ def measure(
     unknown = [preset for preset in presets if preset not in PRESETS]
     if unknown:
         raise StartupError(f"there is no shape {unknown[0]}", f"choose one of {', '.join(PRESETS)}", exit_code=2)
-    device = resolve_device(device_name)
+    device = torch.device(resolve_device(device_name))
     roof = measure_roof(device, dtype, copy_bytes=copy_bytes, side=side, rounds=rounds)
     head = {
         "benchmark": "engine on a device",
@@ -103,7 +103,7 @@ def _measure_plan(
     def model() -> tuple[Model, int]:
         """Made for the first figure that is not there; and how many numbers a decode step reads of it."""
         checkpoint = synthetic_checkpoint(plan, dtype=dtype, device=str(device))
-        parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+        parameters = sum(tensor.size for tensor in checkpoint.tensors.values())
         return construct(checkpoint, dtype, device, wkv_dtype), parameters - head  # of the embedding, one row a token
 
     head = plan.vocab_size * plan.width
@@ -133,7 +133,7 @@ def _measure_plan(
 def _decoding(model: Model, rows: int) -> Engine:
     """An engine that does nothing but decode so many rows, and never comes to an end."""
     engine = Engine(model, max_batch=rows, max_queue=rows, prefill_budget=max(BLOCK, rows))
-    device = engine.pool.wkv.device
+    device = torch.device(engine.pool.device_type)
     if recordable(device):
         loop = engine.overlap(CudaDevice(device, rows))
         loop.record(CudaRecorder(), [rows])
@@ -146,8 +146,8 @@ def _decoding(model: Model, rows: int) -> Engine:
     return engine
 
 
-def _prompt_pass(model: Model, rows: int, tokens: int, pool: StatePool) -> Callable[[], Tensor]:
-    device = pool.wkv.device
+def _prompt_pass(model: Model, rows: int, tokens: int, pool: TorchPool) -> Callable[[], Tensor]:
+    device = pool.device
     ids = (1 + 7 * torch.arange(rows * tokens, device=device)) % (model.shape.vocab_size - 1)
     packed = Rows.pack(list(range(rows)), [tokens] * rows, device)
     return lambda: greedy(model.logits(model.forward(ids, packed, pool)[tokens - 1 :: tokens]))

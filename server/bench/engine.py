@@ -15,6 +15,8 @@ from typing import Any, TypedDict
 
 import torch
 
+from rookery.kernels.cpu.threads import set_threads
+
 from ..engine.engine import Engine
 from ..engine.request import Request, SamplingParams
 from ..model.load import load_model
@@ -100,6 +102,7 @@ def main() -> None:
     """Measure the job given as the only argument."""
     job: Job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
+    set_threads(job["threads"])
     with torch.inference_mode():
         result = measure_rookery(job) if job["peer"] == "rookery" else measure_official(job)
     print("RESULT " + json.dumps(result))

@@ -42,7 +42,7 @@ def measure(
     Args:
         file, at_most_s: as `Ledger` has them.
     """
-    device = resolve_device(device_name)
+    device = torch.device(resolve_device(device_name))
     roof = measure_roof(device, dtype, copy_bytes=copy_bytes, side=side, rounds=rounds)
     head = {
         "benchmark": "environment",

@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
-from rookery.kernels.rows import Rows
+from rookery.kernels.cpu.threads import threads
 
+from ..engine.arrays import arrays_of
 from ..model.base import Model
 from ..model.native import native_model
 from ..model.rwkv7 import Rwkv7
@@ -30,16 +32,15 @@ def measure(preset: str, dtype: str, rounds: int) -> dict[str, object]:
     (read from the page cache, checked, decoded)."""
     checkpoint = synthetic_checkpoint(PRESETS[preset], dtype=torch.float32)
     model = native_model(checkpoint, dtype) or Rwkv7(checkpoint, dtype=getattr(torch, dtype), device="cpu")
-    pool = model.new_pool(2)
+    pool: StatePool = model.new_pool(2)
     times: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         for length in PROMPTS:
-            tokens = torch.arange(1, 1 + length)
-            rows = Rows.pack([0], [length])
-            times[f"compute_{length}_tokens_ms"] = _least(rounds, lambda: _compute(model, tokens, rows, pool))  # noqa: B023
+            packed = arrays_of(pool).pack(range(1, 1 + length), [0], [length])
+            times[f"compute_{length}_tokens_ms"] = _least(rounds, lambda: _compute(model, packed, pool))  # noqa: B023
         state = pool.save(0)
         times["restore_from_memory_ms"] = _least(rounds, lambda: pool.write(1, state))
-        format = StateFormat.of(pool, fingerprint=checkpoint.fingerprint, tokenizer="bench")
+        format = StateFormat.of(model.shape, fingerprint=checkpoint.fingerprint, tokenizer="bench")
         store = StateStore(Path(folder), format)
         record = Record(id="s", tenant="", tokens=PROMPTS[-1], turns=1, created=0, updated=0)
         times["commit_to_disk_ms"] = _least(rounds, lambda: store.commit(record, state))
@@ -50,16 +51,16 @@ def measure(preset: str, dtype: str, rounds: int) -> dict[str, object]:
     return {
         "preset": preset,
         "dtype": dtype,
-        "threads": torch.get_num_threads(),
+        "threads": threads(),
         "state_bytes": pool.state_bytes,
         **{name: round(value, 3) for name, value in times.items()},
         "machine": machine(),
     }
 
 
-def _compute(model: Model, tokens: torch.Tensor, rows: Rows, pool: StatePool) -> None:
+def _compute(model: Model, packed: tuple[Any, Any], pool: StatePool) -> None:
     pool.reset([0])
-    model.forward(tokens, rows, pool)
+    model.forward(*packed, pool)
 
 
 def _least(rounds: int, work: Callable[[], object]) -> float:

@@ -12,13 +12,15 @@ import argparse
 import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rookery.kernels.cpu.threads import set_threads
 
 from ..engine.request import SamplingParams
 from ..engine.sampler import ChoiceSampling, Sampler
@@ -33,18 +35,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top-k 40, top-p 0.9": {"top_k": 40, "top_p": 0.9},
     "penalties, top-p 0.9": {"top_p": 0.9, "presence_penalty": 0.3, "frequency_penalty": 0.3, "penalty_decay": 0.996},
 }
-SAMPLERS = {"native": Sampler(), "torch": Sampler(native=False)}
 
 
-def measure(logits: Tensor, setting: dict[str, Any]) -> dict[str, float]:
+def measure(samplers: Mapping[str, Sampler], logits: Tensor, setting: dict[str, Any]) -> dict[str, float]:
     """Median microseconds of a row by each sampler; both draw the same tokens, but for what rounding decides."""
-    seconds: dict[str, list[float]] = {name: [] for name in SAMPLERS}
+    seconds: dict[str, list[float]] = {name: [] for name in samplers}
     choices = {
         name: [ChoiceSampling(SamplingParams(max_tokens=99, seed=i, **setting)) for i in range(len(logits))]
-        for name in SAMPLERS
+        for name in samplers
     }
     for _ in range(TURNS):
-        for name, sampler in SAMPLERS.items():
+        for name, sampler in samplers.items():
             start = perf_counter()
             sampler.sample(logits, choices[name])
             seconds[name].append(perf_counter() - start)
@@ -58,13 +59,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     given = parser.parse_args(argv)
     if given.threads:
+        set_threads(given.threads)
         torch.set_num_threads(given.threads)
+    samplers = {"native": Sampler(), "torch": Sampler(native=False)}
     found = []
     for rows in given.rows:
         for shape, spread in SPREADS.items():
             logits = torch.randn(rows, VOCAB_SIZE, generator=torch.Generator().manual_seed(rows)) * spread
             for name, setting in SETTINGS.items():
-                us = measure(logits, setting)
+                us = measure(samplers, logits, setting)
                 found.append({"rows": rows, "logits": shape, "setting": name, "us_a_row": us})
                 print(f"{rows:3d} rows, {shape:6s} {name:22s} {us['native']:8.1f} {us['torch']:8.1f}")
     if given.json is not None:

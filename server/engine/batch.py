@@ -5,8 +5,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .request import Request, TokenLogprobs
+
+if TYPE_CHECKING:
+    from rookery.kernels.cpu.arrays import FloatArray
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +57,7 @@ class Prefill:
     """Another request is computing a state that this one can start from: nothing may be consumed now."""
     cached: int = 0
     """Tokens that came with a stored state."""
-    hidden: object | None = None
+    hidden: FloatArray | None = None
     """The output of the last token, where that came with the state: then nothing is left to consume."""
     embedding: bytes | None = None
     """The same as it is sent, where the request asks for it; the engine fills it."""

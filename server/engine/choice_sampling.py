@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rookery.kernels import random
+from rookery.kernels.cpu.arrays import Array
 
 from .constraint import Constraint
 from .native_row import NativeRow
@@ -80,10 +79,10 @@ class ChoiceSampling:
         return self.params.stop_token_ids if self.drawn < self.params.min_tokens else ()
 
     @property
-    def counted(self) -> tuple[Tensor, Tensor]:
+    def counted(self) -> tuple[Array, Array]:
         """Distinct generated ids [m] int64 and their decayed counts [m] float64; views, until the next `advance`."""
         m = len(self._positions)
-        return torch.from_numpy(self._ids[:m]), torch.from_numpy(self._counts[:m])
+        return self._ids[:m], self._counts[:m]
 
     def uniform(self) -> float:
         """The random number of the next token."""

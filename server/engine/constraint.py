@@ -16,8 +16,9 @@ from queue import SimpleQueue
 from time import thread_time
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from rookery.kernels.cpu.arrays import Array
 
 from .lanes import Lanes
 from .request import SamplingParams
@@ -55,8 +56,8 @@ class Constraint(Protocol):
         """Start making the next mask on another thread."""
         ...
 
-    def allowed(self) -> Tensor:
-        """[W] int32 on the CPU: bit t % 32 of word t // 32 is 1 where token t may come next.
+    def allowed(self) -> Array:
+        """[W] int32: bit t % 32 of word t // 32 is 1 where token t may come next.
 
         Stop tokens are allowed exactly where the grammar may end. Waits for what `prepare` started.
 
@@ -164,11 +165,11 @@ class MaskThread:
     """
 
     def __init__(self, name: str) -> None:
-        self._asked: SimpleQueue[tuple[GrammarConstraint, Future[Tensor]] | None] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[GrammarConstraint, Future[Array]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def ask(self, constraint: GrammarConstraint, mask: Future[Tensor]) -> None:
+    def ask(self, constraint: GrammarConstraint, mask: Future[Array]) -> None:
         """Have the next mask of a constraint made."""
         self._asked.put((constraint, mask))
 
@@ -202,7 +203,7 @@ class GrammarConstraint:
         self._slow = False
         self._matcher: LLMatcher | None = None
         self._complete = False
-        self._mask: Future[Tensor] | None = Future()
+        self._mask: Future[Array] | None = Future()
 
     @property
     def ready(self) -> bool:
@@ -221,7 +222,7 @@ class GrammarConstraint:
             self._mask = Future()
             self._maskers[self._slow].ask(self, self._mask)
 
-    def allowed(self) -> Tensor:
+    def allowed(self) -> Array:
         self.prepare()
         assert self._mask is not None
         return self._mask.result()
@@ -252,7 +253,7 @@ class GrammarConstraint:
             self._slow = False  # the first mask builds much of the automaton, and no step waits for it
             first.set_result(mask)
 
-    def make_mask(self) -> Tensor:
+    def make_mask(self) -> Array:
         """`allowed` for where the matcher stands; called by one thread at a time.
 
         Raises: ConstraintError.
@@ -260,12 +261,12 @@ class GrammarConstraint:
         matcher = self._matcher
         assert matcher is not None
         begun = thread_time()
-        mask = torch.empty(self._words, dtype=torch.int32)
-        matcher.unsafe_compute_mask_ptr(mask.data_ptr(), mask.numel() * mask.element_size())
+        mask = np.empty(self._words, np.int32)
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         self._slow |= thread_time() - begun > self._slow_s
         _check(matcher, "the grammar cannot go on")
         may_end = matcher.is_accepting()
-        words = mask.numpy().view("uint32")  # shares the tensor's memory
+        words = mask.view(np.uint32)  # the same memory
         for token_id in self._stop_token_ids:
             bit = 1 << token_id % 32
             if may_end:

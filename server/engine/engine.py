@@ -9,10 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InvalidRequest
 from ..model.base import Model
@@ -24,20 +21,20 @@ from ..state.worker import Worker
 from .batch import Batch, Choice, Prefill
 from .choice_sampling import ChoiceSampling, Outcome
 from .constraint import Constraints
-from .device import Device
+from .fits import fits
 from .forward import Forward
 from .gauges import gauges
 from .keeper import Keeper
-from .loop import DeviceLoop, Flight
 from .pace import Pace
 from .request import EngineStats, FinishReason, Request, TokenEvent, TokenLogprobs
-from .residents import fits
 from .reuse import PrefixReuse
 from .sampler import Draw, Sampler, commit
 from .scheduler import Scheduler
 
-if TYPE_CHECKING:  # it brings the wire format, which an engine that is measured alone does not need
-    from .sessions import Sessions
+if TYPE_CHECKING:
+    from .device import Device  # torch, and a device that works by itself, are needed for these two
+    from .loop import DeviceLoop, Flight
+    from .sessions import Sessions  # brings the wire format, which an engine that is measured alone does not need
 
 logger = logging.getLogger(__name__)
 
@@ -267,14 +264,16 @@ class Engine:
         assert self.loop is not None
         flight, alone = None, batch.rows == 1
         try:
-            self.forward.start(batch, self._base)
-            flight = self.loop.launch(batch, start, self._by_host)
+            with self.forward.computing():
+                self.forward.start(batch, self._base)
+                flight = self.loop.launch(batch, start, self._by_host)
         except Exception:  # as in `_alone`
             self._log_failure(batch)
         self._catch_up()
         if flight is not None:
             try:
-                self._keep(batch, flight.hidden)
+                with self.forward.computing():
+                    self._keep(batch, flight.hidden)
             except Exception:  # as in `_alone`
                 self._log_failure(batch)
                 flight.read()
@@ -316,6 +315,8 @@ class Engine:
 
     def overlap(self, device: Device) -> DeviceLoop:
         """Launch steps ahead on a device from now on."""
+        from .loop import DeviceLoop
+
         self.loop = DeviceLoop(self.forward, device, self._sampling)
         return self.loop
 
@@ -349,22 +350,21 @@ class Engine:
             constraints = [self._sampling[choice].constraint for choice in prefill.choices]
             prefill.held = any(one is not None and not one.ready for one in constraints)
 
-    @torch.inference_mode()
-    def _forward(self, batch: Batch) -> Tensor:
+    def _forward(self, batch: Batch) -> Any:
         """One pass over the batch; logits [n, vocab_size] of its `ready` choices.
 
         When it raises, the states of the batch are lost.
         """
-        self.forward.start(batch, self._base)
-        hidden = self.forward.run(batch)
-        self._keep(batch, hidden)
-        return self.forward.logits(batch, hidden)
+        with self.forward.computing():
+            self.forward.start(batch, self._base)
+            hidden = self.forward.run(batch)
+            self._keep(batch, hidden)
+            return self.forward.logits(batch, hidden)
 
     def _base(self, request_id: str) -> State | None:
         return self.sessions.base(request_id) if self.sessions is not None else None
 
-    @torch.inference_mode()
-    def _keep(self, batch: Batch, hidden: Tensor) -> None:
+    def _keep(self, batch: Batch, hidden: Any) -> None:
         """The batch's tokens went through the model: keep of the outputs and the states what is wanted later."""
         self.forward.score_prompts(batch, hidden, self.sampler.score_prompt)
         if self.reuse is not None:
@@ -398,7 +398,7 @@ class Engine:
             events.append(_event(choice, prompts.get(choice), draw.token_id, finish, draw.logprobs))
         return events
 
-    def _draw(self, choices: list[Choice], logits: Tensor) -> list[Draw]:
+    def _draw(self, choices: list[Choice], logits: Any) -> list[Draw]:
         """A draw for each choice; one that makes sampling fail is an error of its own."""
         if not choices:
             return []

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
-
-import torch
-from torch import Tensor
-
-from rookery.kernels.rows import Rows
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..model.base import Model
 from ..state.pool import State, StatePool
+from .arrays import arrays_of
 from .batch import Batch
-from .graphs import DecodeGraphs, Recorder
 from .request import TokenLogprobs
+
+if TYPE_CHECKING:  # they need torch, and a device that records
+    from .graphs import DecodeGraphs, Recorder
 
 SCORED_ROWS = 64
 """Rows of logits held at once for prompt log-probabilities: 16 MB at a vocabulary of 65,536."""
@@ -24,7 +23,7 @@ class Scorer(Protocol):
     """`Sampler.score_prompt`."""
 
     def __call__(
-        self, logits: Tensor, next_ids: list[int], top: int, *, token_limit: int | None
+        self, logits: Any, next_ids: list[int], top: int, *, token_limit: int | None
     ) -> list[TokenLogprobs]: ...
 
 
@@ -39,13 +38,17 @@ class Forward:
         self.model = model
         self.pool = pool
         self.graphs: DecodeGraphs | None = None
-        self._device = pool.wkv.device
+        self.arrays = arrays_of(pool)
+
+    def computing(self) -> AbstractContextManager[None]:
+        """What everything that computes with the model runs in."""
+        return self.arrays.computing()
 
     def check(self) -> None:
         """Run one token of no request (slot -1): warms the model up, and shows whether it still works."""
-        token = torch.zeros(1, dtype=torch.int64, device=self._device)
-        with torch.inference_mode():
-            self.model.logits(self.model.forward(token, Rows.pack([-1], [1], self._device), self.pool))
+        token, rows = self.arrays.pack([0], [-1], [1])
+        with self.computing():
+            self.model.logits(self.model.forward(token, rows, self.pool))
 
     def compile(self, progress: Callable[[float], None]) -> None:
         """Run prompts of no request, alone and beside decode rows, of all numbers of rows that kernels differ in: a
@@ -59,9 +62,8 @@ class Forward:
         for done, rows in enumerate(numbers, 1):
             for decode in {0, rows // 2}:
                 lengths = [1] * decode + [17] * (rows - decode)
-                token_ids = torch.zeros(sum(lengths), dtype=torch.int64, device=self._device)
-                with torch.inference_mode():
-                    packed = Rows.pack([-1] * rows, lengths, self._device, decode=decode)
+                token_ids, packed = self.arrays.pack([0] * sum(lengths), [-1] * rows, lengths, decode=decode)
+                with self.computing():
                     self.model.logits(self.model.forward(token_ids, packed, self.pool)[:rows])
             progress(done / len(numbers))
 
@@ -71,9 +73,11 @@ class Forward:
         Args:
             progress: called with the share done.
         """
-        self.graphs = DecodeGraphs(self.model, self.pool, recorder, sizes, progress)
+        from ..state.torch_pool import TorchPool
+        from .graphs import DecodeGraphs
 
-    @torch.inference_mode()
+        self.graphs = DecodeGraphs(self.model, cast(TorchPool, self.pool), recorder, sizes, progress)
+
     def start(self, batch: Batch, base: Callable[[str], State | None]) -> None:
         """Give the slots of prompts that start in this step their first state.
 
@@ -94,7 +98,7 @@ class Forward:
                 self.pool.write(chunk.slot, state)
         self.pool.reset(fresh)
 
-    def run(self, batch: Batch, token_ids: Tensor | None = None, rows: Rows | None = None) -> Tensor:
+    def run(self, batch: Batch, token_ids: Any = None, rows: Any = None) -> Any:
         """Consume the batch's tokens: the states of its slots move on.
 
         Args:
@@ -103,26 +107,25 @@ class Forward:
         Returns: [N + K, C]; the outputs of its N tokens, packed as the batch has them, then those of its K known
         prompts. When it raises, the states of the batch are lost.
         """
-        outputs = [cast(Tensor, prefill.hidden).to(self._device)[None] for prefill in batch.known]
-        if token_ids is not None and rows is not None and rows.lengths:
+        outputs = [self.arrays.from_host(prefill.hidden)[None] for prefill in batch.known if prefill.hidden is not None]
+        if rows is not None and rows.lengths:
             outputs.insert(0, self.model.forward(token_ids, rows, self.pool))
         elif batch.slots:
             outputs.insert(0, self._pass(batch))
-        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+        return self.arrays.join(outputs)
 
-    def _pass(self, batch: Batch) -> Tensor:
+    def _pass(self, batch: Batch) -> Any:
         """The batch's tokens through the model, [N, C]: as one recorded step where it only decodes."""
         if self.graphs is not None and not batch.chunks:
             hidden = self.graphs.forward(batch.token_ids, batch.slots)
             if hidden is not None:
                 return hidden
-        token_ids = torch.tensor(batch.token_ids, dtype=torch.int64, device=self._device)
-        rows = Rows.pack(
-            batch.slots, batch.lengths, self._device, positions=batch.positions, decode=len(batch.decoding)
+        token_ids, rows = self.arrays.pack(
+            batch.token_ids, batch.slots, batch.lengths, positions=batch.positions, decode=len(batch.decoding)
         )
         return self.model.forward(token_ids, rows, self.pool)
 
-    def score_prompts(self, batch: Batch, hidden: Tensor, score: Scorer) -> None:
+    def score_prompts(self, batch: Batch, hidden: Any, score: Scorer) -> None:
         """Log-probabilities of the prompt tokens that follow the batch's, where a request asks for them.
 
         Args:
@@ -143,7 +146,7 @@ class Forward:
                     prefill.prompt_logprobs += score(logits, ids, top, token_limit=limit)
             position += length
 
-    def finish(self, batch: Batch, hidden: Tensor) -> None:
+    def finish(self, batch: Batch, hidden: Any) -> None:
         """Copy the states of prompts that are done to their other choices, and keep the embeddings asked for.
 
         Args:
@@ -153,12 +156,12 @@ class Forward:
             self.pool.copy(prefill.choices[0].slot, [choice.slot for choice in prefill.choices[1:]])
         for prefill, position in batch.ends:
             if prefill.request.embed:
-                prefill.embedding = hidden[position].float().cpu().numpy().astype("<f4").tobytes()
+                prefill.embedding = self.arrays.to_host(hidden[position]).astype("<f4").tobytes()
 
-    def logits(self, batch: Batch, hidden: Tensor) -> Tensor:
+    def logits(self, batch: Batch, hidden: Any) -> Any:
         """[n, vocab_size] of the batch's `ready` choices, from what `run` gave; empty when there are none."""
         positions = [position for _, position in batch.ready]
         if not positions:
-            return hidden.new_empty(0, 0)
+            return self.arrays.empty()
         every = positions == list(range(len(hidden)))  # as many is not enough: choices share a position
         return self.model.logits(hidden if every else hidden[positions])

@@ -20,7 +20,7 @@ from rookery.kernels.backend import uses_triton
 from rookery.kernels.rows import Rows
 
 from ..model.base import Model
-from ..state.pool import StatePool
+from ..state.torch_pool import TorchPool
 
 logger = logging.getLogger(__name__)
 
@@ -111,14 +111,14 @@ class DecodeGraphs:
     def __init__(
         self,
         model: Model,
-        pool: StatePool,
+        pool: TorchPool,
         recorder: Recorder,
         sizes: Sequence[int],
         progress: Callable[[float], None] | None = None,
     ) -> None:
         self.model = model
         self.pool = pool
-        self._device = pool.wkv.device
+        self._device = pool.device
         self._packed = torch.zeros(2, max(sizes), dtype=torch.int64, device=self._device)
         """Token ids and slots, as one buffer: one copy a step."""
         self._steps: dict[int, Callable[[], Tensor]] = {}
@@ -157,7 +157,8 @@ class DecodeGraphs:
         rows = Rows(slots, starts, torch.zeros_like(slots), (1,) * size, (0,) * size, size)
 
         def run() -> Tensor:
-            return self.model.forward(token_ids, rows, self.pool)
+            hidden: Tensor = self.model.forward(token_ids, rows, self.pool)
+            return hidden
 
         live = range(min(size, self.pool.slots))
 

@@ -22,12 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from rookery.kernels.rows import Rows
 
+from ..state.torch_pool import TorchPool
 from .batch import Batch, Choice
 from .choice_sampling import ChoiceSampling
 from .device import Device
@@ -74,10 +76,10 @@ class DeviceLoop:
 
     def __init__(self, forward: Forward, device: Device, sampling: Mapping[Choice, ChoiceSampling]) -> None:
         self._forward = forward
-        self._model, self._pool = forward.model, forward.pool
+        self._model, self._pool = forward.model, cast(TorchPool, forward.pool)
         self._device = device
         self._sampling = sampling
-        self._on = self._pool.wkv.device
+        self._on = self._pool.device
         self.residents = Residents(self._pool.slots, self._model.shape.vocab_size, self._on, device.send)
         self.mixed = MixedSteps(self._model, self._pool, self.residents, device)
         self._entered: dict[int, Choice] = {}

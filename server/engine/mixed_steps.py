@@ -19,7 +19,7 @@ from torch import Tensor
 from rookery.kernels.rows import Rows
 
 from ..model.base import Model
-from ..state.pool import StatePool
+from ..state.torch_pool import TorchPool
 from .batch import Batch
 from .device import Device
 from .graphs import Recorder, record_checked
@@ -47,7 +47,7 @@ def mixed_sizes(slots: int, budget: int) -> list[Size]:
 class MixedSteps:
     """Recordings of one model, its states and what is known of its choices."""
 
-    def __init__(self, model: Model, pool: StatePool, residents: Residents, device: Device) -> None:
+    def __init__(self, model: Model, pool: TorchPool, residents: Residents, device: Device) -> None:
         self._model, self._pool, self._residents, self._device = model, pool, residents, device
         self._recorded: dict[Size, tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]] = {}
         """Where what a step is told goes, and what runs it."""
@@ -63,7 +63,7 @@ class MixedSteps:
         Args:
             enter: makes the columns of these slots those of choices of all kinds.
         """
-        told = self._told(size, [], [], [], [], []).to(self._pool.wkv.device)
+        told = self._told(size, [], [], [], [], []).to(self._pool.device)
         replay = record_checked(
             recorder, self._step_on(size, told), partial(self._rehearse, size, told, enter), f"{size}"
         )

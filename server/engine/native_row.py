@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import ctypes
 
-from torch import Tensor
-
+from rookery.kernels.cpu.arrays import Array
 from rookery.kernels.cpu.sample import CSample
 
 from .request import SamplingParams, TokenLogprobs
-
-MOST_LISTED = 64
-"""Likeliest tokens the native library lists; it sorts them by insertion."""
 
 
 class NativeRow:
     """A `CSample` and what it points to.
 
     Args:
-        params: without typical-p, and at most `MOST_LISTED` log-probabilities.
+        params: the request's settings.
         choice: see `ChoiceSampling`.
     """
 
@@ -31,7 +27,7 @@ class NativeRow:
         listed = params.logprobs or 0
         self._top_ids = (ctypes.c_int64 * listed)()
         self._top_logprobs = (ctypes.c_double * listed)()
-        self._kept: tuple[Tensor | None, tuple[Tensor, Tensor] | None] = None, None
+        self._kept: tuple[Array | None, tuple[Array, Array] | None] = None, None
         self.struct = CSample(
             bias_ids=ctypes.addressof(self._bias_ids),
             bias=ctypes.addressof(self._bias),
@@ -39,6 +35,7 @@ class NativeRow:
             ban_ids=ctypes.addressof(self._ban_ids),
             top_p=params.top_p,
             min_p=params.min_p,
+            typical_p=params.typical_p,
             temperature=params.temperature,
             repetition=params.repetition_penalty,
             presence=params.presence_penalty,
@@ -65,7 +62,7 @@ class NativeRow:
         row.limit = vocab_size if self._token_limit is None else min(self._token_limit, vocab_size)
         row.token, row.drawn = token_id, drawn
 
-    def edit(self, mask: Tensor | None, counted: tuple[Tensor, Tensor] | None, *, banned: bool) -> None:
+    def edit(self, mask: Array | None, counted: tuple[Array, Array] | None, *, banned: bool) -> None:
         """What else bears on it.
 
         Args:
@@ -76,10 +73,10 @@ class NativeRow:
         row = self.struct
         self._kept = mask, counted
         if mask is not None:
-            row.mask, row.words = mask.data_ptr(), len(mask)
+            row.mask, row.words = mask.ctypes.data, len(mask)
         if counted is not None:
             seen_ids, counts = counted
-            row.seen, row.seen_ids, row.counts = len(counts), seen_ids.data_ptr(), counts.data_ptr()
+            row.seen, row.seen_ids, row.counts = len(counts), seen_ids.ctypes.data, counts.ctypes.data
         row.bans = len(self._ban_ids) if banned else 0
 
     def logprobs(self) -> TokenLogprobs:

@@ -49,7 +49,7 @@ from .messages import (
 from .questions import Question, Told
 from .request import TokenEvent
 
-if TYPE_CHECKING:  # torch takes seconds to import: the socket answers before it is there
+if TYPE_CHECKING:  # what loads takes a while to import: the socket answers before it is there
     from .engine import Engine
 
 logger = logging.getLogger("rookery.engine")
@@ -230,24 +230,22 @@ def load(settings: Settings, server: EngineServer) -> None:
     Raises:
         StartupError: the model, a state or the tokenizer cannot be used.
     """
-    import torch
-
     from rookery import __version__
+    from rookery.kernels.cpu.threads import set_threads
     from rookery.server.text.grammar import grammar_limits
     from rookery.server.text.tokenizer import load_tokenizer
 
-    from ..model.exact import TokenByToken, exactly
-    from ..model.load import load_model
+    from ..model.load import exactly, load_model
+    from ..model.native import NativeModel
     from ..state.disk import DiskTier
     from ..state.snapshot import StateFormat
     from ..state.store import StateStore
     from ..state.worker import Worker
     from .constraint import Constraints
     from .engine import Engine
-    from .warm_up import warm_up
 
     if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+        set_threads(settings.threads)
     told = 0.0
 
     def progress(share: float) -> None:
@@ -266,13 +264,14 @@ def load(settings: Settings, server: EngineServer) -> None:
         states={name: Path(file) for name, file in settings.states.items()},
         progress=progress,
     )
+    native = isinstance(model, NativeModel)
     if settings.exact:
         model = exactly(model)
     info = replace(info, max_batch=settings.max_batch)
     server.announce(Progress("warming_up", info=info))
     tokenizer_path = Path(settings.tokenizer) if settings.tokenizer is not None else None
     tokenizer = load_tokenizer(tokenizer_path, model_path=path, vocab_size=info.vocab_size)
-    made_by = info.fingerprint, info.dtype, info.device, str(isinstance(model, TokenByToken))
+    made_by = info.fingerprint, info.dtype, info.device, str(settings.exact and not native)
     constraints = Constraints(lambda: tokenizer.llguidance, limits=grammar_limits())
     try:
         engine = Engine(
@@ -291,8 +290,12 @@ def load(settings: Settings, server: EngineServer) -> None:
             f"no memory for the states of {settings.max_batch} sequences ({needed / 2**20:.0f} MiB)",
             "set a smaller --max-batch",
         ) from error
-    warm_up(engine, lambda share: server.announce(Progress("warming_up", share)))
-    format = StateFormat.of(engine.pool, fingerprint=info.fingerprint, tokenizer=tokenizer.fingerprint)
+    engine.forward.check()
+    if not native:
+        from .warm_up import warm_up
+
+        warm_up(engine, lambda share: server.announce(Progress("warming_up", share)))
+    format = StateFormat.of(model.shape, fingerprint=info.fingerprint, tokenizer=tokenizer.fingerprint)
     store = StateStore(
         Path(settings.data_dir) if settings.data_dir is not None else None,
         format,
@@ -353,4 +356,4 @@ def _end_with_parent() -> None:
 if __name__ == "__main__":
     code = main()
     logging.shutdown()
-    os._exit(code)  # all is closed: what the interpreter would now spend on taking torch apart is wasted
+    os._exit(code)  # all is closed: what the interpreter would now spend on taking all apart is wasted

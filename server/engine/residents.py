@@ -21,12 +21,11 @@ from rookery.kernels.sample import SEEN, Penalties, Streams, sample
 from rookery.kernels.sampling import Truncation
 
 from .choice_sampling import ChoiceSampling
+from .fits import MAX_BIASES, MAX_STOPS
 from .request import SamplingParams
 
 T = TypeVar("T")
 
-MAX_STOPS, MAX_BIASES = 8, 32
-"""Of one request, that a column has room for."""
 NOTHING = -2
 """Stands for the token of a row that drew none, because its choice is finished."""
 
@@ -37,17 +36,6 @@ _MOVING = slice(0, 3)
 """Numbers that the device changes: token, drawn, finished."""
 _TEMPERATURE, _TOP_P, _MIN_P, _REPETITION, _PRESENCE, _FREQUENCY, _DECAY = range(7)
 _BIASES = slice(7, 7 + MAX_BIASES)
-
-
-def fits(params: SamplingParams) -> bool:
-    """Whether a request's tokens can be drawn without the host."""
-    return (
-        params.grammar is None
-        and params.logprobs is None
-        and params.typical_p >= 1
-        and len(params.stop_token_ids) <= MAX_STOPS
-        and len(params.logit_bias) <= MAX_BIASES
-    )
 
 
 class Residents:
@@ -173,7 +161,7 @@ class Residents:
 
     def _count(self, slot: int, sampling: ChoiceSampling) -> None:
         """What the choice has drawn so far, and what will not be counted."""
-        ids, counts = sampling.counted
+        ids, counts = map(torch.from_numpy, sampling.counted)
         self._counts[slot].zero_()
         self._free[slot].zero_()
         if len(ids):

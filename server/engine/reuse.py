@@ -10,13 +10,13 @@ longest prefix is on disk waits until it has been read (`waits.py`); the steps o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-
-from torch import Tensor
+from typing import Any
 
 from ..state.cache import Marks, PrefixCache
 from ..state.digest import namespace, prefix_keys, state_digest
 from ..state.memory import Snapshot
 from ..state.pool import State, StatePool
+from .arrays import arrays_of
 from .batch import Batch, Choice, Prefill
 from .prefix_plan import WORTHWHILE, Plan, grid
 from .request import Request
@@ -50,7 +50,8 @@ class PrefixReuse:
         self._plans: dict[Choice, Plan] = {}
         self._waits = Waits()
         self._planned = 0
-        self._worth_reading = WORTH_READING[pool.wkv.device.type]
+        self._worth_reading = WORTH_READING[pool.device_type]
+        self._arrays = arrays_of(pool)
 
     def plan(self, prefills: Iterable[Prefill]) -> None:
         """Give new prompts the longest state there is, or let them wait for one; look after those that wait."""
@@ -66,7 +67,7 @@ class PrefixReuse:
             plan.prefill.waits = False
             self._begin(plan, what if isinstance(what, Load) else None)
 
-    def consumed(self, batch: Batch, hidden: Tensor) -> None:
+    def consumed(self, batch: Batch, hidden: Any) -> None:
         """Keep the states at which chunks of this step ended, where they were meant to be kept."""
         position = len(batch.decoding)
         for chunk in batch.chunks:
@@ -169,7 +170,7 @@ class PrefixReuse:
         snapshot = self.cache.memory.peek(plan.keys[position])
         return snapshot is not None and (position < len(plan.prefill.token_ids) or snapshot.hidden is not None)
 
-    def _save(self, plan: Plan, position: int, slot: int, hidden: Tensor | None) -> None:
+    def _save(self, plan: Plan, position: int, slot: int, hidden: Any) -> None:
         key = plan.keys.get(position)
         if key is None:
             return
@@ -177,7 +178,7 @@ class PrefixReuse:
         if held is not None and (held.hidden is not None or hidden is None):
             plan.saved = position
             return
-        snapshot = Snapshot(self._pool.save(slot), None if hidden is None else hidden.to("cpu", copy=True))
+        snapshot = Snapshot(self._pool.save(slot), None if hidden is None else self._arrays.to_host(hidden))
         self.cache.memory.keep(plan.namespace, position, key, snapshot, gain=position - plan.saved)
         self._store(plan, position, key, snapshot)
         for at in plan.kept(position):

@@ -1,8 +1,8 @@
 """Logits to token ids, for rows with different settings.
 
 The mathematics is in `rookery.kernels.sampling`. On a processor the native library does it, one call for all rows;
-elsewhere, and for what the library lacks, torch does. A row's draw depends on its own logits, settings, seed, choice
-and token index alone.
+elsewhere, and where it is not built, torch does. A row's draw depends on its own logits, settings, seed, choice and
+token index alone.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from rookery.kernels.backend import VARIABLE
+from rookery.kernels.cpu.arrays import Array, FloatArray
 from rookery.kernels.cpu.library import Team, library, shared_team
 from rookery.kernels.cpu.sample import Fault, sample_rows
 
-from . import torch_rows
 from .choice_sampling import ChoiceSampling, FaultName, Outcome
 from .constraint import ConstraintError
-from .native_row import MOST_LISTED, NativeRow
+from .native_row import NativeRow
 from .request import SamplingParams, TokenLogprobs
 
 __all__ = ["ChoiceSampling", "Draw", "Sampler"]
@@ -55,27 +55,28 @@ class Sampler:
     """
 
     def __init__(self, *, native: bool = True) -> None:
-        self._native = native and not os.environ.get(VARIABLE)
+        native = native and not os.environ.get(VARIABLE) and library() is not None
+        self._team = shared_team() if native else None
 
-    def sample(self, logits: Tensor, choices: Sequence[ChoiceSampling]) -> list[Draw]:
+    def sample(self, logits: Any, choices: Sequence[ChoiceSampling]) -> list[Draw]:
         """One token for each choice; each choice advances by it.
 
         Args:
-            logits: [n, V] float32, read only; several rows may share memory.
+            logits: [n, V] float32 of numpy or torch, read only; several rows may share memory.
             choices: n, all different.
 
         Returns: n draws in order. A row that cannot be drawn (its grammar failed, nothing is allowed, the logits are
         not finite) has an `error`; the others are unaffected.
         """
         draws: dict[int, Draw] = {}
-        masks: dict[int, Tensor | None] = {}
+        masks: dict[int, Array | None] = {}
         for i, choice in enumerate(choices):
             try:
                 masks[i] = None if choice.constraint is None else choice.constraint.allowed()
             except ConstraintError as error:
                 draws[i] = _refused(error)
-        for members, outcomes in self._outcomes(logits, choices, masks):
-            for i, outcome in zip(members, outcomes, strict=True):
+        if masks:
+            for i, outcome in zip(masks, self._outcomes(logits, choices, masks), strict=True):
                 draws[i] = commit(choices[i], outcome)
         for i, draw in draws.items():
             constraint = choices[i].constraint
@@ -84,58 +85,52 @@ class Sampler:
         return [draws[i] for i in range(len(choices))]
 
     def score_prompt(
-        self, logits: Tensor, next_ids: Sequence[int], top: int, *, token_limit: int | None = None
+        self, logits: Any, next_ids: Sequence[int], top: int, *, token_limit: int | None = None
     ) -> list[TokenLogprobs]:
         """Log-probabilities of the tokens that follow.
 
         Args:
-            logits: [T, V] float32.
+            logits: [T, V] float32 of numpy or torch.
             next_ids: T; the token after each position.
             top: so many of the likeliest at each position.
             token_limit: ids from here on are not listed among the likeliest.
         """
-        team = self._team(logits) if top <= MOST_LISTED else None
-        if team is not None:
-            return _score_natively(team, logits, next_ids, top, token_limit)
+        here = _on_host(logits)
+        if here is not None and self._team is not None:
+            return _score_natively(self._team, here, next_ids, top, token_limit)
+        from . import torch_rows
+
         scored: list[TokenLogprobs] = []
         for start in range(0, len(next_ids), _SCORED_ROWS):
             stop = start + _SCORED_ROWS
             scored += torch_rows.score(logits[start:stop], next_ids[start:stop], top, token_limit)
         return scored
 
-    def _team(self, logits: Tensor) -> Team | None:
-        """Who draws from these logits natively, if anyone can."""
-        if not self._native or logits.device.type != "cpu" or logits.dtype != torch.float32 or library() is None:
-            return None
-        return shared_team(torch.get_num_threads()) if logits.stride(-1) == 1 else None
-
     def _outcomes(
-        self, logits: Tensor, choices: Sequence[ChoiceSampling], masks: dict[int, Tensor | None]
-    ) -> list[tuple[list[int], list[Outcome]]]:
-        """Rows that have a mask or None, and what came of them."""
-        team = self._team(logits)
-        native = [i for i in masks if _is_native(choices[i].params)] if team is not None else []
-        others = [i for i in masks if i not in native] if len(native) < len(masks) else []
-        found = []
-        if team is not None and native:
-            found.append((native, _draw_natively(team, logits, {i: choices[i] for i in native}, masks)))
-        if others:
-            rows = logits if len(others) == len(choices) else logits[others]
-            outcomes = torch_rows.draw_rows(rows, [choices[i] for i in others], [masks[i] for i in others])
-            found.append((others, outcomes))
-        return found
+        self, logits: Any, choices: Sequence[ChoiceSampling], masks: dict[int, Array | None]
+    ) -> list[Outcome]:
+        """What came of the rows that have a mask or None."""
+        here = _on_host(logits)
+        if here is not None and self._team is not None:
+            return _draw_natively(self._team, here, {i: choices[i] for i in masks}, masks)
+        from . import torch_rows
+
+        rows = logits if len(masks) == len(choices) else logits[list(masks)]
+        return torch_rows.draw_rows(rows, [choices[i] for i in masks], list(masks.values()))
 
 
-def _is_native(params: SamplingParams) -> bool:
-    """The native library has all that is asked for."""
-    return params.typical_p >= 1 and (params.logprobs or 0) <= MOST_LISTED
+def _on_host(logits: Any) -> FloatArray | None:
+    """The same memory as an array of numpy, where that is possible."""
+    if isinstance(logits, np.ndarray):
+        return logits
+    return logits.numpy() if logits.device.type == "cpu" else None
 
 
 def _draw_natively(
-    team: Team, logits: Tensor, choices: dict[int, ChoiceSampling], masks: dict[int, Tensor | None]
+    team: Team, logits: FloatArray, choices: dict[int, ChoiceSampling], masks: dict[int, Array | None]
 ) -> list[Outcome]:
     """`torch_rows.draw_rows` for some of the rows of [n, V] logits."""
-    first, stride, vocab_size = logits.data_ptr(), logits.stride(0) * logits.element_size(), logits.shape[-1]
+    first, stride, vocab_size = logits.ctypes.data, logits.strides[0], logits.shape[-1]
     rows = []
     for i, choice in choices.items():
         row = choice.native
@@ -156,13 +151,13 @@ def _outcome(row: NativeRow, params: SamplingParams) -> Outcome:
 
 
 def _score_natively(
-    team: Team, logits: Tensor, ids: Sequence[int], top: int, token_limit: int | None
+    team: Team, logits: FloatArray, ids: Sequence[int], top: int, token_limit: int | None
 ) -> list[TokenLogprobs]:
     """`torch_rows.score`."""
     params = SamplingParams(max_tokens=0, logprobs=top, token_limit=token_limit)
     rows = [NativeRow(params, 0) for _ in ids]
     for row, logit, token_id in zip(rows, logits, ids, strict=True):
-        row.place(logit.data_ptr(), logits.shape[-1], token_id=token_id)
+        row.place(logit.ctypes.data, logits.shape[-1], token_id=token_id)
     sample_rows(team, [row.struct for row in rows], logits.shape[-1])
     return [row.logprobs() for row in rows]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-import torch
+import numpy as np
 
 from ..errors import EngineError, InvalidRequest, RookeryError, SessionBusy
 from ..state.hot import Place
@@ -236,7 +236,7 @@ class Sessions:
     def _commit(self, turn: Turn, state: State) -> None:
         assert turn.settling is not None
         token_ids, _ = turn.settling
-        if not torch.isfinite(state.wkv).all() or not torch.isfinite(state.shift).all():
+        if not (np.isfinite(state.wkv).all() and np.isfinite(state.shift).all()):
             self._fail(turn, EngineError("the state of this turn holds numbers that are none; the turn is dropped"))
             return
         turn.kept.clear()

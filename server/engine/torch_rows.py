@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rookery.kernels import sampling
 from rookery.kernels.backend import uses_triton
+from rookery.kernels.cpu.arrays import Array
 from rookery.kernels.sample import Streams, sample
 
 from .choice_sampling import ChoiceSampling, Outcome
 from .request import SamplingParams, TokenLogprobs
 
 
-def draw_rows(logits: Tensor, choices: Sequence[ChoiceSampling], masks: Sequence[Tensor | None]) -> list[Outcome]:
+def draw_rows(logits: Tensor, choices: Sequence[ChoiceSampling], masks: Sequence[Array | None]) -> list[Outcome]:
     """One token for each choice.
 
     Args:
@@ -38,7 +40,7 @@ def draw_rows(logits: Tensor, choices: Sequence[ChoiceSampling], masks: Sequence
     return outcomes
 
 
-def _edit(logits: Tensor, choices: Sequence[ChoiceSampling], masks: Sequence[Tensor | None]) -> dict[int, Tensor]:
+def _edit(logits: Tensor, choices: Sequence[ChoiceSampling], masks: Sequence[Array | None]) -> dict[int, Tensor]:
     """Copies [V] of the rows whose logits change: bias, then bans, then penalties."""
     # constrained rows first, so that their masks are one operation
     masked = {i: mask for i, mask in enumerate(masks) if mask is not None}
@@ -55,7 +57,7 @@ def _edit(logits: Tensor, choices: Sequence[ChoiceSampling], masks: Sequence[Ten
         choice, params = choices[i], choices[i].params
         biased += [(row, token, bias) for token, bias in params.logit_bias.items() if token < work.shape[-1]]
         banned += [(row, token) for token in choice.banned_ids if token < work.shape[-1]]
-        ids, counts = choice.counted
+        ids, counts = map(torch.from_numpy, choice.counted)
         if len(ids):
             settings = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
             penalties.append(
@@ -65,7 +67,7 @@ def _edit(logits: Tensor, choices: Sequence[ChoiceSampling], masks: Sequence[Ten
         at_rows, at_ids, values = zip(*biased, strict=True)
         work[list(at_rows), list(at_ids)] += torch.tensor(values, device=device)
     if masked:
-        sampling.mask_(work[: len(masked)], torch.stack(list(masked.values())).to(device))
+        sampling.mask_(work[: len(masked)], torch.from_numpy(np.stack(list(masked.values()))).to(device))
     if banned:
         at_rows, at_ids = zip(*banned, strict=True)
         work[list(at_rows), list(at_ids)] = -torch.inf

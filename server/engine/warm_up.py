@@ -1,13 +1,15 @@
-"""What an engine does before its first request, so that no request waits for it: compile, record, compare."""
+"""What an engine on a device does before its first request, so that no request waits: compile, record, compare."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 
 from ..model.exact import TokenByToken
+from ..state.torch_pool import TorchPool
 from .choice_sampling import ChoiceSampling
 from .device import CudaDevice
 from .engine import Engine
@@ -17,17 +19,15 @@ from .request import SamplingParams
 
 
 def warm_up(engine: Engine, progress: Callable[[float], None] | None = None) -> None:
-    """Make an engine ready; resets its states.
+    """Make an engine of torch ready; resets its states.
 
     On a GPU every kernel is compiled in the shapes that differ for it, decode steps are recorded and compared with
-    the ones that they repeat, and from then on steps are launched ahead. On a CPU, and with `--exact`, one token
-    goes through the model.
+    the ones that they repeat, and from then on steps are launched ahead. On a CPU, and with `--exact`, nothing is done.
 
     Args:
         progress: called with the share done.
     """
-    engine.forward.check()
-    device = engine.pool.wkv.device
+    device = cast(TorchPool, engine.pool).device
     if not recordable(device) or isinstance(engine.model, TokenByToken):
         return
     tell = progress or _to_nobody
@@ -42,7 +42,7 @@ def warm_up(engine: Engine, progress: Callable[[float], None] | None = None) -> 
 
 def _draw(engine: Engine) -> None:
     """Draw as the host does, for nobody: that has kernels of its own."""
-    logits = torch.zeros(2, engine.model.shape.vocab_size, device=engine.pool.wkv.device)
+    logits = torch.zeros(2, engine.model.shape.vocab_size, device=cast(TorchPool, engine.pool).device)
     params = SamplingParams(max_tokens=1, temperature=0.0), SamplingParams(max_tokens=1, top_p=0.5)
     engine.sampler.sample(logits, [ChoiceSampling(one) for one in params])
 

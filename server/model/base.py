@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-from torch import Tensor
-
-from rookery.kernels.rows import Rows
-
-from ..state.pool import State, StatePool
+from ..state.pool import State
 from .shape import ModelShape
 
 
 class Model(Protocol):
-    """A loaded model: `forward` to the final hidden states, `logits` only where a row asks for them."""
+    """A loaded model: `forward` to the final hidden states, `logits` only where a row asks for them.
+
+    Its arrays are torch's or, on the native library, numpy's; engine/arrays.py is for those who must not care.
+    """
 
     shape: ModelShape
 
-    def new_pool(self, slots: int) -> StatePool:
-        """A pool of that many slots, in this model's dtype and on its device."""
+    def new_pool(self, slots: int) -> Any:
+        """A `StatePool` of that many slots, in this model's dtype and on its device."""
         ...
 
-    def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:
+    def forward(self, token_ids: Any, rows: Any, pool: Any) -> Any:
         """One pass over packed rows; the states of their slots move on in place.
 
         Args:
             token_ids: [N] int64, packed as `rows` says, on the model's device.
-            pool: its slots named in `rows` are updated.
+            rows: `Rows`, or `HostRows` for a model of numpy.
+            pool: its own; the slots named in `rows` are updated.
 
         Returns:
             [N, C], the output of `ln_out`, model dtype.
         """
         ...
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Any) -> Any:
         """[n, C] to [n, vocab_size] float32: the head, for the rows that need it."""
         ...
 

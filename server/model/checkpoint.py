@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
 
+from rookery.kernels.cpu.arrays import Array
 from rookery.kernels.cpu.packed import Packed
 
 from ..state.pool import State
 from .shape import ModelShape
+
+BLANK = np.dtype([])
+"""Type of arrays that have a shape and no numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +31,11 @@ class Checkpoint:
     named_states: further initial states by name, each from a file of its own.
     fingerprint: hex digest of the contents, which ties stored states to the weights that made them.
     kept, packed, checksum: of a file whose matrices were packed for the native library, how ("int8"), the matrices by
-        name as `kept.matrices` has them, and its checksum; in `tensors` matrices have a shape only, on "meta".
+        name as `kept.matrices` has them, and its checksum; in `tensors` matrices then have a shape only: `BLANK`.
     """
 
     path: Path
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Array]
     shape: ModelShape
     tuned_state: State | None = None
     named_states: Mapping[str, State] = field(default_factory=dict)

@@ -7,16 +7,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+
+from rookery.kernels.cpu.arrays import F16, Array, as_bfloat16, as_float32
 
 from ..errors import StartupError
 from .checkpoint import Checkpoint
 from .files import printable
 from .packed_file import kept_fingerprint, write_packed
 from .scan import NotFinite, fingerprint
+from .torch_arrays import to_torch
 from .weights import FINGERPRINT_KEY, contents_to_digest, read_checkpoint
 
 
@@ -60,7 +62,7 @@ def convert(
         return kept_fingerprint(checkpoint.fingerprint, packed)
     tensors, digest = dict(checkpoint.tensors), checkpoint.fingerprint
     if dtype is not None:
-        tensors = {key: tensor.to(getattr(torch, dtype)) for key, tensor in tensors.items()}
+        tensors = {key: _as_type(tensor, dtype) for key, tensor in tensors.items()}
         try:
             digest = fingerprint(contents_to_digest(tensors, checkpoint.tuned_state))
         except NotFinite as error:
@@ -72,16 +74,23 @@ def convert(
         "source": printable(source.name),
         FINGERPRINT_KEY: digest,
     }
-    content = _apart({**tensors, **_tuned_state_tensors(checkpoint)})
+    content = {key: to_torch(array) for key, array in _apart({**tensors, **_tuned_state(checkpoint)}).items()}
     _write(target, lambda path: save_file(content, path, metadata=metadata))
     return digest
 
 
-def _tuned_state_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _as_type(array: Array, dtype: str) -> Array:
+    if dtype == "bfloat16":
+        return as_bfloat16(array)
+    with np.errstate(over="ignore"):  # what is too large becomes infinity, which the fingerprint finds
+        return as_float32(array).astype(F16 if dtype == "float16" else np.float32)
+
+
+def _tuned_state(checkpoint: Checkpoint) -> dict[str, Array]:
     """The file's own initial state, a tensor a layer as training saves it; float32, which holds any other type."""
     if checkpoint.tuned_state is None:
         return {}
-    return {f"blocks.{layer}.att.time_state": wkv.clone() for layer, wkv in enumerate(checkpoint.tuned_state.wkv)}
+    return {f"blocks.{layer}.att.time_state": wkv for layer, wkv in enumerate(checkpoint.tuned_state.wkv)}
 
 
 def _write(target: Path, fill: Callable[[Path], None]) -> None:
@@ -107,15 +116,14 @@ def _write(target: Path, fill: Callable[[Path], None]) -> None:
         raise StartupError(cause, "check the folder, its permissions and its free space") from None
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _apart(arrays: dict[str, Array]) -> dict[str, Array]:
     """Contiguous, and none in the memory of another, as the format wants them."""
-    apart: dict[str, Tensor] = {}
+    apart: dict[str, Array] = {}
     taken: set[int] = set()
-    for key, tensor in tensors.items():
-        dense = tensor.contiguous()
-        storage = dense.untyped_storage().data_ptr()
-        apart[key] = dense.clone() if storage in taken else dense
-        taken.add(storage)
+    for key, array in arrays.items():
+        dense = np.ascontiguousarray(array)
+        apart[key] = dense.copy() if dense.ctypes.data in taken else dense
+        taken.add(dense.ctypes.data)
     return apart
 
 

@@ -12,7 +12,7 @@ from rookery.kernels.relu_squared import relu_squared
 from rookery.kernels.rows import Rows
 from rookery.kernels.shift_mix import shift_mix
 
-from ..state.pool import StatePool
+from ..state.torch_pool import TorchPool
 from .checkpoint import Checkpoint
 from .trunk import LayerNorm, Trunk, Weights
 
@@ -106,7 +106,7 @@ class DampedTrunk(Trunk):
     def time_mixing(self, weights: Weights, norm: LayerNorm, divisor: int) -> TimeMixing:
         """The first block of a layer, its output matrix divided by `divisor`."""
 
-    def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:
+    def forward(self, token_ids: Tensor, rows: Rows, pool: TorchPool) -> Tensor:
         """See `base.Model.forward`."""
         x = self.embed(token_ids)
         added: Tensor | None = None

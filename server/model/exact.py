@@ -12,14 +12,9 @@ from torch import Tensor
 
 from rookery.kernels.rows import Rows
 
-from ..state.pool import State, StatePool
+from ..state.pool import State
+from ..state.torch_pool import TorchPool
 from .base import Model
-from .native import NativeModel
-
-
-def exactly(model: Model) -> Model:
-    """The model, such that a row's results never depend on its batch mates, on cuts, or on where its state was kept."""
-    return model if isinstance(model, NativeModel) else TokenByToken(model)
 
 
 class TokenByToken:
@@ -29,13 +24,14 @@ class TokenByToken:
         self.shape = model.shape
         self._model = model
 
-    def new_pool(self, slots: int) -> StatePool:
-        return self._model.new_pool(slots)
+    def new_pool(self, slots: int) -> TorchPool:
+        pool: TorchPool = self._model.new_pool(slots)
+        return pool
 
     def initial_state(self, name: str | None) -> State | None:
         return self._model.initial_state(name)
 
-    def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:
+    def forward(self, token_ids: Tensor, rows: Rows, pool: TorchPool) -> Tensor:
         """[N] to [N, C], as `base.Model` says."""
         starts = torch.tensor([0, 1], device=token_ids.device)
         begins = {row: begin for row, begin in enumerate(rows.begins) if rows.lengths[row]}
@@ -45,9 +41,9 @@ class TokenByToken:
                 here = rows.positions[row : row + 1] + offset
                 one = Rows(slot.clone(), starts, here, lengths=(1,), begins=(begin + offset,), decode=1)
                 hidden.append(self._model.forward(token.clone(), one, pool))
-        return torch.cat(hidden) if hidden else self._model.forward(token_ids, rows, pool)
+        return torch.cat(hidden or [self._model.forward(token_ids, rows, pool)])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, C] to [n, vocab_size] float32; rows are copied first, for BLAS minds how memory is aligned."""
-        rows = [self._model.logits(row.clone()) for row in torch.split(hidden, 1)]
-        return torch.cat(rows) if rows else self._model.logits(hidden)
+        rows = [self._model.logits(row.clone()) for row in torch.split(hidden, 1)] or [self._model.logits(hidden)]
+        return torch.cat(rows)

@@ -1,33 +1,33 @@
 """Named tensors out of files of unknown origin, without running any of their code.
 
 Three containers: a `.pth` (a zip archive made by `torch.save`), a `.safetensors`, a folder of shards with an index.
-What a file is, is told by its first bytes, never by its name. Tensors stay mapped to the file until someone reads
-them, so opening costs neither time nor memory, whatever a header claims.
+What a file is, is told by its first bytes, never by its name. Arrays stay mapped to the file until someone reads
+them, so opening costs neither time nor memory, whatever a header claims. Only a `.pth` needs PyTorch (`pth.py`).
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import pickle
-import re
 import stat
 import struct
-import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+
+from rookery.kernels.cpu.arrays import BF16, BYTE, F16, F32, F64, STORED, Array, type_name
 
 from ..errors import CheckpointError
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+FLOATS = (F32, BF16, F16, F64)
 """Types weights may be stored in."""
 
 PACKED_FORMAT = "rookery-packed"
@@ -35,14 +35,13 @@ PACKED_FORMAT = "rookery-packed"
 
 AGAIN = "download or copy the file again, and compare its size or checksum with its source"
 CONVERT = "use the .pth, .safetensors or Hugging Face folder the model was published as"
-_PICKLE_LIMIT = 64 * 2**20
 _JSON_LIMIT = 64 * 2**20
 _MODEL_SUFFIXES = (".pth", ".pt", ".safetensors")
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 
 # Whatever a reader may raise over bytes that someone prepared; listed, so that a mistake of ours is not among them.
-_READ_ERRORS = (
+READ_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -66,7 +65,7 @@ _READ_ERRORS = (
 class Contents:
     """What a file or folder holds: dense tensors of floats by the file's own names, its metadata, a folder's config."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Array]
     container: str
     """"pth", "safetensors" or "folder"."""
     size_bytes: int
@@ -97,7 +96,7 @@ def read_contents(path: Path) -> Contents:
     return _read_file(path, status)
 
 
-def open_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]] | None:
+def open_safetensors(path: Path) -> tuple[dict[str, Array], Mapping[str, str]] | None:
     """Tensors of any type, mapped, and the metadata of one `.safetensors` file; None where it is something else.
 
     Raises:
@@ -147,7 +146,9 @@ def _read_file(path: Path, status: os.stat_result) -> Contents:
     head = _head(path)
     metadata: Mapping[str, str] = {}
     if head.startswith(b"PK\x03\x04"):
-        container, tensors = "pth", _read_pth(path)
+        from .pth import read_pth  # imports PyTorch, which nothing else here needs
+
+        container, tensors = "pth", read_pth(path)
     elif head[8:9] == b"{":
         container = "safetensors"
         tensors, metadata = _read_safetensors(path)
@@ -155,7 +156,7 @@ def _read_file(path: Path, status: os.stat_result) -> Contents:
             raise unusable(path, "its matrices are packed for serving already", "use the checkpoint it was made from")
     else:
         raise unusable(path, *_foreign(head))
-    _check_tensors(path, tensors, status.st_size)
+    _check_arrays(path, tensors, status.st_size)
     return Contents(tensors=tensors, container=container, size_bytes=status.st_size, metadata=metadata)
 
 
@@ -187,97 +188,49 @@ def _foreign(head: bytes) -> tuple[str, str]:
     return f"it is no model file (it begins with {head[:12]!r})", CONVERT
 
 
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    """A zip archive of `torch.save`, by PyTorch's restricted unpickler alone: never by the full one."""
+def _read_safetensors(path: Path) -> tuple[dict[str, Array], Mapping[str, str]]:
+    """Checked by the package, then mapped: a copy of what is written to, the file of all else."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except _READ_ERRORS:
-        raise unusable(path, "its zip directory is damaged: the file is cut off or was altered", AGAIN) from None
-    pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise unusable(path, "it is a zip archive, but none that torch.save made", CONVERT)
-    if pickles[0].file_size > _PICKLE_LIMIT or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise unusable(path, "it is a zip archive packed as torch.save never does", CONVERT)
-    try:
-        with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():  # type: ignore[no-untyped-call]
-            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
-            loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except _READ_ERRORS as error:
-        raise _unpickling_failed(path, error) from None
-    return _named_tensors(path, loaded)
-
-
-def _unpickling_failed(path: Path, error: BaseException) -> CheckpointError:
-    refused = re.search(r"(?:Unsupported global: GLOBAL|Trying to \w+ (?:unsupported )?\w*) ([\w.]+)", str(error))
-    if isinstance(error, pickle.UnpicklingError):
-        wants = f" (it asks for {refused[1]})" if refused else ""
-        mend = "do not use this file unless you know its source; weights alone, saved by torch.save, do load"
-        return unusable(path, f"its pickle wants more than tensors{wants}; nothing of it was run", mend)
-    reason = str(error).strip().partition("\n")[0]
-    return unusable(path, f"it is damaged: {type(error).__name__} {reason}", AGAIN)
-
-
-def _named_tensors(path: Path, loaded: object) -> dict[str, Tensor]:
-    """The state dict, also where a trainer nested it beside its own notes."""
-    for key in ("state_dict", "model", "module"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict):
-        raise unusable(path, f"it holds a {type(loaded).__name__}, not named tensors", CONVERT)
-    if any(key in loaded for key in ("_strategy", "_version", "_rescale_layer")):
-        raise unusable(
-            path,
-            "it was already converted by the rwkv package for one strategy (it has _strategy or _version)",
-            "use the checkpoint it was converted from",
-        )
-    tensors: dict[str, Tensor] = {}
-    for key, value in loaded.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            what = f"{key!r} is a {type(value).__name__}, not a tensor"
-            raise unusable(path, what, "save the weights alone: torch.save(model.state_dict(), …)")
-        tensors[key] = value.detach()
-    return tensors
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except _READ_ERRORS as error:
+        with safe_open(path, framework="numpy") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+        with path.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            entries = json.loads(opened.read(length))
+            mapped = np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY), BYTE)
+    except READ_ERRORS as error:
         reason = str(error).strip().partition("\n")[0]
         raise unusable(path, f"its safetensors header does not fit the file ({reason})", AGAIN) from None
+    arrays = {}
+    for key, entry in entries.items():
+        if key == "__metadata__":
+            continue
+        dtype = STORED.get(entry["dtype"])
+        if dtype is None:
+            raise no_weight(path, key, f"of type {entry['dtype']}")
+        start, end = entry["data_offsets"]
+        arrays[key] = mapped[8 + length + start : 8 + length + end].view(dtype).reshape(entry["shape"])
+    return arrays, metadata
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Tensor], size_bytes: int) -> None:
-    """Only dense floats that lie wholly in the file: no view may promise more numbers than there are bytes."""
+def _check_arrays(path: Path, arrays: Mapping[str, Array], size_bytes: int) -> None:
+    """Only floats, and no more of them than there are bytes: no view may promise more."""
     total = 0
-    for key, tensor in tensors.items():
-        kind = _unwanted(tensor)
-        if kind is None:
-            total += tensor.nbytes
-            if tensor.nbytes > tensor.untyped_storage().nbytes() or total > 2 * size_bytes:
-                kind = f"a view of shape {list(tensor.shape)} over fewer numbers than that"
-        if kind is not None:
-            mend = "use the model as published, in bfloat16, float16 or float32 (quantising is a flag of the server)"
-            raise unusable(path, f"the tensor {printable(key, 120)} is {kind}; weights must be dense floats", mend)
+    for key, array in arrays.items():
+        total += array.nbytes
+        if array.dtype not in FLOATS:
+            raise no_weight(path, key, f"of type {type_name(array.dtype)}")
+        if total > 2 * size_bytes:
+            raise no_weight(path, key, f"a view of shape {list(array.shape)} over fewer numbers than that")
 
 
-def _unwanted(tensor: Tensor) -> str | None:
-    if tensor.is_quantized:
-        return "quantised"
-    if tensor.layout != torch.strided:
-        return "sparse"
-    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
-        return f"a {type(tensor).__name__} on {tensor.device}"
-    if tensor.dtype not in FLOATS:
-        return f"of type {str(tensor.dtype).removeprefix('torch.')}"
-    return None
+def no_weight(path: Path, key: str, kind: str) -> CheckpointError:
+    mend = "use the model as published, in bfloat16, float16 or float32 (quantising is a flag of the server)"
+    return unusable(path, f"the tensor {printable(key, 120)} is {kind}; weights must be dense floats", mend)
 
 
 def _read_folder(folder: Path) -> Contents:
     """A Hugging Face folder (config.json, shards with an index or one file), or a folder with one model file in it."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Array] = {}
     metadata: Mapping[str, str] = {}
     size_bytes = 0
     for path in _shards(folder):

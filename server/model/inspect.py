@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
-from torch import Tensor
 
+from rookery.kernels.cpu.arrays import Array, type_name
+
+from .checkpoint import BLANK
 from .files import printable
-from .load import state_bytes
+from .load import DTYPE_BYTES, state_bytes
 from .official import Ranks, read_layout
 from .packed_file import open_packed, packed_bytes
 from .shape import ModelShape
@@ -75,7 +76,7 @@ def describe(path: Path) -> CheckpointReport:
 def _report(
     path: Path,
     shape: ModelShape,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Array],
     kept: str,
     container: str,
     naming: str,
@@ -83,13 +84,12 @@ def _report(
     ranks: Ranks,
     tuned_state: bool,
 ) -> CheckpointReport:
-    """`kept` is how tensors on "meta" are."""
+    """`kept` is how the `BLANK` ones are."""
     stored: dict[str, int] = {}
     for tensor in tensors.values():
-        name = kept if tensor.is_meta else str(tensor.dtype).removeprefix("torch.")
-        stored[name] = stored.get(name, 0) + tensor.numel()
+        name = kept if tensor.dtype == BLANK else type_name(tensor.dtype)
+        stored[name] = stored.get(name, 0) + tensor.size
     parameters = sum(stored.values())
-    floats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     return CheckpointReport(
         path=str(path),
         container=container,
@@ -106,9 +106,9 @@ def _report(
         parameters=parameters,
         stored_dtypes=stored,
         tuned_state=tuned_state,
-        state_bytes={name: state_bytes(shape, dtype) for name, dtype in floats.items()},
+        state_bytes={name: state_bytes(shape, name) for name in DTYPE_BYTES},
         weight_bytes={
-            **{name: parameters * dtype.itemsize for name, dtype in floats.items()},
+            **{name: parameters * size for name, size in DTYPE_BYTES.items()},
             **{name: packed_bytes(tensors, name) for name in ("int8", "int4")},
         },
     )

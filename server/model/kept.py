@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from rookery.kernels.cpu.arrays import BF16, F16, F32, Array, FloatArray, as_float32
 from rookery.kernels.cpu.library import Format
 from rookery.kernels.cpu.packed import Packed, pack
 
@@ -18,42 +18,42 @@ from .checkpoint import Checkpoint
 FORMATS = {"float32": Format.F32, "bfloat16": Format.BF16, "int8": Format.INT8, "int4": Format.INT4}
 """How matrices can be kept, by the name of the dtype or of the quantisation."""
 
-TABLE = {torch.float32: Format.F32, torch.bfloat16: Format.BF16, torch.float16: Format.F16}
+TABLE = {F32: Format.F32, BF16: Format.BF16, F16: Format.F16}
 """Types the embedding may have."""
 
 _LOW_RANK = re.compile(r"\.att\.(?:[wavg]|time_maa_w|time_decay_w)[12]$")
 
 
-def matrices(key: str, tensor: Tensor, kept: Format) -> dict[str, tuple[Tensor, Format]]:
+def matrices(key: str, tensor: Array, kept: Format) -> dict[str, tuple[Array, Format]]:
     """What is kept of one tensor: matrices [out, in] and their formats by name; none where it is no matrix.
 
     Args:
         key: official name; matrices have it too, with `.0`, `.1` … behind it where the tensor is several.
-        tensor: in the official layout; only its shape is used, so it may be on "meta".
+        tensor: in the official layout; only its shape is used, so it may be `BLANK`.
         kept: of the model's large matrices. The head never goes below INT8. Low-rank pairs are small, and their
             rounding would reach the decay: they stay in BF16 at least.
     """
-    if tensor.dim() == 2 and key.endswith(".weight") and key != "emb.weight":
+    if tensor.ndim == 2 and key.endswith(".weight") and key != "emb.weight":
         return {key: (tensor, Format.INT8 if key == "head.weight" and kept == Format.INT4 else kept)}
     if not _LOW_RANK.search(key):
         return {}
-    parts = list(tensor) if tensor.dim() == 3 else [tensor]
+    parts = list(tensor) if tensor.ndim == 3 else [tensor]
     if key.endswith("time_maa_w1"):  # five matrices side by side
-        parts = list(tensor.chunk(5, dim=1))
+        parts = np.split(tensor, 5, axis=1)
     narrow = Format.F32 if kept == Format.F32 else Format.BF16
     if len(parts) == 1:
         return {key: (tensor.T, narrow)}
     return {f"{key}.{i}": (part.T, narrow) for i, part in enumerate(parts)}
 
 
-def as_vector(tensor: Tensor) -> Tensor:
+def as_vector(tensor: Array) -> FloatArray:
     """All else: float32, flat."""
-    return tensor.float().flatten().contiguous()
+    return as_float32(tensor).ravel()
 
 
-def as_table(tensor: Tensor) -> Tensor:
+def as_table(tensor: Array) -> Array:
     """The embedding as it is stored; rows are looked up, never multiplied."""
-    return (tensor if tensor.dtype in TABLE else tensor.float()).contiguous()
+    return np.ascontiguousarray(tensor if tensor.dtype in TABLE else as_float32(tensor))
 
 
 class Kept:
@@ -76,10 +76,10 @@ class Kept:
     def __contains__(self, key: str) -> bool:
         return key in self._tensors
 
-    def vector(self, key: str) -> Tensor:
+    def vector(self, key: str) -> FloatArray:
         return as_vector(self._tensors[key])
 
-    def norm(self, key: str) -> list[Tensor]:
+    def norm(self, key: str) -> list[FloatArray]:
         return [self.vector(f"{key}.weight"), self.vector(f"{key}.bias")]
 
     def matrix(self, name: str) -> Packed:

@@ -11,17 +11,17 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from rookery.kernels.cpu.arrays import Array
 
 from .official import INCOMPLETE, WRONG_MODEL, LayoutError
 
-Tensors = dict[str, Tensor]
+Tensors = dict[str, Array]
 
 _PREFIXES = ("module.", "_forward_module.", "model.")
 """What trainers put before official keys."""
 
 
-def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[Tensors, str]:
+def to_official(tensors: Mapping[str, Array], config: Mapping[str, Any]) -> tuple[Tensors, str]:
     """The same weights under official keys, and the name of the naming they came in.
 
     Args:
@@ -57,7 +57,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
             raise LayoutError(message, "use a model with the official normalisation")
 
 
-def _other_contents(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+def _other_contents(tensors: Mapping[str, Array]) -> tuple[str, str]:
     """What a file without an embedding is, and what to do."""
     keys = list(tensors)
     if keys and all(key.endswith("time_state") for key in keys):
@@ -70,7 +70,7 @@ def _other_contents(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
     return f"it has no emb.weight, so it is no RWKV model ({what})", WRONG_MODEL
 
 
-def _renamed(tensors: Mapping[str, Tensor], rename: Callable[[str], str]) -> Tensors:
+def _renamed(tensors: Mapping[str, Array], rename: Callable[[str], str]) -> Tensors:
     official: Tensors = {}
     for key, tensor in tensors.items():
         name = rename(key)
@@ -129,13 +129,13 @@ _FLA6_ORDER, _OFFICIAL6_ORDER = "rwkvg", "wkvrg"
 _REGROUP6 = [_FLA6_ORDER.index(name) for name in _OFFICIAL6_ORDER]
 
 
-def _from_fla6(tensors: Mapping[str, Tensor]) -> Tensors:
+def _from_fla6(tensors: Mapping[str, Array]) -> Tensors:
     """fla's Linear layers hold the low-rank pairs transposed, and its five mixes come in the order r, w, k, v, g."""
 
-    def regroup(key: str, name: str, tensor: Tensor) -> Tensors:
+    def regroup(key: str, name: str, tensor: Array) -> Tensors:
         if name == "attn.x_proj.0.linear.weight":  # [5 * rank, C]
             groups = _groups(key, _transposed(key, tensor), axis=1)
-            return {"att.time_maa_w1": groups[:, _REGROUP6].flatten(1)}
+            return {"att.time_maa_w1": groups[:, _REGROUP6].reshape(len(groups), -1)}
         if name == "attn.x_proj.2.weight":  # [C, 5 * rank]
             return {"att.time_maa_w2": _groups(key, _transposed(key, tensor), axis=0)[_REGROUP6]}
         if name == "attn.x_bias":  # [5, C]
@@ -167,10 +167,10 @@ _FLA7_TRANSPOSED = {
 }
 
 
-def _from_fla7(tensors: Mapping[str, Tensor]) -> Tensors:
+def _from_fla7(tensors: Mapping[str, Array]) -> Tensors:
     """The low-rank pairs are transposed; older files stack the mixes in one `x_x`, in the order r, w, k, v, a, g."""
 
-    def unstack(key: str, name: str, tensor: Tensor) -> Tensors:
+    def unstack(key: str, name: str, tensor: Array) -> Tensors:
         if name == "attn.x_x" and tensor.shape[:1] == (6,):
             return {f"att.x_{letter}": mix.flatten() for letter, mix in zip("rwkvag", tensor, strict=True)}
         return {name: tensor}
@@ -179,10 +179,10 @@ def _from_fla7(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def _from_fla(
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Array],
     names: Mapping[str, str],
     transposed: Mapping[str, str],
-    others: Callable[[str, str, Tensor], Tensors],
+    others: Callable[[str, str, Array], Tensors],
 ) -> Tensors:
     """fla's names within a block, by these tables, and what `others` makes of (key, name, tensor) that are in none."""
     official: Tensors = {}
@@ -211,13 +211,13 @@ def _fla_block(key: str) -> tuple[str | None, str]:
     return block, name
 
 
-def _transposed(key: str, tensor: Tensor) -> Tensor:
-    if tensor.dim() < 2:
+def _transposed(key: str, tensor: Array) -> Array:
+    if tensor.ndim < 2:
         raise LayoutError(f"the tensor {key} has the shape {list(tensor.shape)}; it must have two axes", INCOMPLETE)
-    return tensor.transpose(-1, -2)
+    return tensor.swapaxes(-1, -2)
 
 
-def _groups(key: str, tensor: Tensor, *, axis: int) -> Tensor:
+def _groups(key: str, tensor: Array, *, axis: int) -> Array:
     """Split one axis into the five mixes of RWKV-6: [5 * n] to [5, n]."""
     if tensor.shape[axis] % 5:
         raise LayoutError(
@@ -230,19 +230,19 @@ def _groups(key: str, tensor: Tensor, *, axis: int) -> Tensor:
 _WEB_TRANSPOSED = re.compile(r"\.(time_maa_w[12]|time_decay_w[12]|[wagv][12]|time_state)$")
 
 
-def _is_web_rwkv(tensors: Mapping[str, Tensor]) -> bool:
+def _is_web_rwkv(tensors: Mapping[str, Array]) -> bool:
     """Its RWKV-6 has `time_mix_x`, its 5.2 a `time_first` for each channel, its 7 a transposed `w1`."""
     att = "blocks.0.att."
     first, w1, w2 = (tensors.get(att + name) for name in ("time_first", "w1", "w2"))
-    if att + "time_mix_x" in tensors or (first is not None and first.dim() > 1 and att + "ln_x.weight" in tensors):
+    if att + "time_mix_x" in tensors or (first is not None and first.ndim > 1 and att + "ln_x.weight" in tensors):
         return True
-    if w1 is None or w2 is None or w1.dim() < 2 or "emb.weight" not in tensors:
+    if w1 is None or w2 is None or w1.ndim < 2 or "emb.weight" not in tensors:
         return False
     width = tensors["emb.weight"].shape[-1]
     return width not in (w1.shape[-2], w2.shape[-1]) and width == w1.shape[-1] == w2.shape[-2]
 
 
-def _from_web_rwkv(tensors: Mapping[str, Tensor]) -> Tensors:
+def _from_web_rwkv(tensors: Mapping[str, Array]) -> Tensors:
     """Two names and the low-rank pairs differ; 5.1 comes with a value a channel, which is 5.2 with equal results."""
     is_6 = "blocks.0.att.time_mix_x" in tensors
     official: Tensors = {}

@@ -8,16 +8,18 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
+
+from rookery.kernels.cpu.arrays import Array
 
 _MAPS = Path("/proc/self/maps")
 _DONTNEED = 4
 
 
-def release(tensors: Iterable[Tensor]) -> None:
-    """Take the pages of tensors that lie in mapped files out of this process; they come back when they are read again.
+def release(arrays: Iterable[Array]) -> None:
+    """Take the pages of arrays that lie in mapped files out of this process; they come back when they are read again.
 
-    A tensor must be as the file has it: what was written into it would be lost. Tensors elsewhere are left alone. On
+    An array must be as the file has it: what was written into it would be lost. Arrays elsewhere are left alone. On
     systems that do not tell what is mapped, nothing happens.
     """
     if not _MAPS.is_file():
@@ -25,11 +27,8 @@ def release(tensors: Iterable[Tensor]) -> None:
     ranges = sorted(_files_mapped())
     libc = ctypes.CDLL(None)
     page = mmap.PAGESIZE
-    for tensor in tensors:
-        if tensor.is_meta:
-            continue
-        storage = tensor.untyped_storage()
-        first, last = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+    for array in arrays:
+        first, last = np.lib.array_utils.byte_bounds(array)
         at = bisect_right(ranges, (first, 2**64)) - 1
         if at >= 0 and ranges[at][0] <= first and last <= ranges[at][1]:
             begin, end = -(-first // page) * page, last // page * page

@@ -10,10 +10,10 @@ import logging
 import os
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from rookery.kernels.backend import VARIABLE
+from rookery.kernels.cpu.arrays import Array, FloatArray, address
 from rookery.kernels.cpu.library import (
     TIER_VARIABLE,
     CBuffer,
@@ -22,15 +22,14 @@ from rookery.kernels.cpu.library import (
     Kind,
     StaleLibrary,
     Team,
-    address,
     library,
     shared_team,
 )
 from rookery.kernels.cpu.packed import MEETS, Activations
-from rookery.kernels.rows import Rows
+from rookery.kernels.cpu.rows import HostRows
 
 from ..errors import StartupError
-from ..state.pool import State, StatePool
+from ..state.pool import HostPool, State
 from .checkpoint import Checkpoint
 from .kept import FORMATS, Kept
 from .native_program import Program
@@ -69,7 +68,7 @@ def native_model(checkpoint: Checkpoint, kept: str) -> NativeModel | None:
         )
         return None
     try:
-        team = shared_team(torch.get_num_threads())
+        team = shared_team()
     except RuntimeError as error:
         mend = f"set --threads to 256 at most, and {TIER_VARIABLE} to portable, avx2, avx512 or nothing"
         raise StartupError(str(error), mend, exit_code=2) from error
@@ -88,7 +87,6 @@ class NativeModel:
     def __init__(self, checkpoint: Checkpoint, *, weights: Format, team: Team) -> None:
         self.shape = checkpoint.shape
         self.format = weights
-        self.dtype = torch.float32
         self.team = team
         self.tuned_state = checkpoint.tuned_state
         self.named_states = checkpoint.named_states
@@ -116,45 +114,45 @@ class NativeModel:
         self._kept = (step, head)
         self.weight_bytes = kept.bytes
 
-    def new_pool(self, slots: int) -> StatePool:
-        """A pool of that many slots, all float32."""
-        return StatePool(self.shape, slots, dtype=torch.float32, device="cpu")
+    def new_pool(self, slots: int) -> HostPool:
+        """A pool of that many slots."""
+        return HostPool(self.shape, slots)
 
     def initial_state(self, name: str | None) -> State | None:
         """See `base.Model.initial_state`."""
         return self.tuned_state if name is None else self.named_states[name]
 
-    def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:
+    def forward(self, token_ids: Array, rows: HostRows, pool: HostPool) -> FloatArray:
         """See `base.Model.forward`."""
         width = self.shape.width
-        hidden = torch.empty(len(token_ids), width)
-        token_ids = token_ids.contiguous()
+        hidden = np.empty((len(token_ids), width), np.float32)
+        ids = np.ascontiguousarray(token_ids, np.int64)
         start = 0
         for piece in _pieces(rows):
             call = CCall(
                 tokens=piece.tokens,
                 rows=len(piece.lengths),
-                ids=token_ids.data_ptr() + start * token_ids.element_size(),
+                ids=ids[start:].ctypes.data,
                 slots=address(piece.slots),
                 starts=address(piece.starts),
                 shift=address(pool.shift),
                 wkv=address(pool.wkv),
-                shift_stride=pool.shift.stride(0),
-                wkv_stride=pool.wkv.stride(0),
+                shift_stride=pool.shift[0].size,
+                wkv_stride=pool.wkv[0].size,
             )
-            self._hidden.data = hidden.data_ptr() + start * width * hidden.element_size()
+            self._hidden.data = hidden[start:].ctypes.data
             self.team.run(self._step, call)
             start += piece.tokens
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: FloatArray) -> FloatArray:
         """See `base.Model.logits`."""
-        hidden = hidden.contiguous()
-        logits = torch.empty(len(hidden), self.shape.vocab_size)
+        hidden = np.ascontiguousarray(hidden)
+        logits = np.empty((len(hidden), self.shape.vocab_size), np.float32)
         for start in range(0, len(hidden), TOKENS):
             part = hidden[start : start + TOKENS]
-            self._head_in.data = part.data_ptr()
-            self._head_out.data = logits[start:].data_ptr()
+            self._head_in.data = part.ctypes.data
+            self._head_out.data = logits[start:].ctypes.data
             self.team.run(self._head, CCall(tokens=len(part)))
         return logits
 
@@ -164,7 +162,7 @@ def _given(width: int) -> CBuffer:
     return CBuffer(width=width, stride=width, format=Format.F32)
 
 
-def _pieces(rows: Rows) -> Iterator[Rows]:
+def _pieces(rows: HostRows) -> Iterator[HostRows]:
     """The rows in parts of at most TOKENS tokens; a longer row goes on in the next part."""
     if rows.tokens <= TOKENS:
         if rows.tokens:
@@ -179,7 +177,7 @@ def _pieces(rows: Rows) -> Iterator[Rows]:
             lengths.append(part)
             length -= part
             if sum(lengths) == TOKENS:
-                yield Rows.pack(slots, lengths)
+                yield HostRows.pack(slots, lengths)
                 slots, lengths = [], []
     if slots:
-        yield Rows.pack(slots, lengths)
+        yield HostRows.pack(slots, lengths)

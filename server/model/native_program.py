@@ -5,12 +5,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from rookery.kernels.cpu.library import Act, CBuffer, COp, Format, Kind, address
+from rookery.kernels.cpu.arrays import FloatArray, address
+from rookery.kernels.cpu.library import Act, CBuffer, COp, Format, Kind
 from rookery.kernels.cpu.packed import Activations, Packed
-
-from .trunk import LAYER_NORM_EPS
+from rookery.kernels.norms import LAYER_NORM_EPS
 
 Operand = Activations | CBuffer
 """A buffer of the program, or one whose address is given at each run."""
@@ -48,7 +46,7 @@ class Program:
         *,
         inputs: Sequence[Operand | None] = (),
         out: Sequence[Operand] = (),
-        vectors: Sequence[Tensor | None] = (),
+        vectors: Sequence[FloatArray | None] = (),
         matrix: Packed | None = None,
         act: Act = Act.NONE,
         heads: int = 0,
@@ -72,8 +70,8 @@ class Program:
     def mix(
         self,
         x: Activations,
-        norm: Sequence[Tensor],
-        outputs: Sequence[tuple[Tensor | None, Operand]],
+        norm: Sequence[FloatArray],
+        outputs: Sequence[tuple[FloatArray | None, Operand]],
         *,
         offset: int = -1,
     ) -> COp:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from rookery.kernels.cpu.arrays import FloatArray
 from rookery.kernels.cpu.library import Act, Format, Kind
 from rookery.kernels.cpu.packed import MEETS, Activations, Packed
-from rookery.kernels.head_norm import NORM_EPS
+from rookery.kernels.norms import HEAD_NORM_EPS
 
 from .kept import Kept
 from .native_program import Program
@@ -56,12 +56,14 @@ class Layers:
         act = Act.ADD if gate is None else Act.ADD_GATED
         self.step.phase(self.step.matmul(self.kept.matrix(key), source, self.x, act, gate))
 
-    def mix(self, layer: int, which: int, outputs: Sequence[tuple[Tensor | None, Activations]]) -> None:
+    def mix(self, layer: int, which: int, outputs: Sequence[tuple[FloatArray | None, Activations]]) -> None:
         """Norm and token shift before time mixing (0) or channel mixing (1)."""
         norm = self.kept.norm(f"blocks.{layer}.ln{which + 1}")
         self.step.phase(self.step.mix(self.x, norm, outputs, offset=self.shift_offset(layer, which)))
 
-    def matrix_state(self, kind: Kind, layer: int, inputs: Sequence[Activations | None], vectors: list[Tensor]) -> None:
+    def matrix_state(
+        self, kind: Kind, layer: int, inputs: Sequence[Activations | None], vectors: list[FloatArray]
+    ) -> None:
         """WKV of RWKV-5 to 7 with its norm and gate, into y."""
         heads, size = self.shape.heads, self.shape.head_size
         op = self.step.op(
@@ -72,11 +74,11 @@ class Layers:
             heads=heads,
             head_size=size,
             offset=layer * heads * size * size,
-            eps=NORM_EPS,
+            eps=HEAD_NORM_EPS,
         )
         self.step.phase(op)
 
-    def gated_channel_mixing(self, layer: int, mu_r: Tensor, mu_k: Tensor) -> None:
+    def gated_channel_mixing(self, layer: int, mu_r: FloatArray, mu_k: FloatArray) -> None:
         """Of RWKV-4 to 6."""
         ffn = f"blocks.{layer}.ffn."
         self.mix(layer, 1, [(mu_r, self.x_r), (mu_k, self.x_k)])
@@ -101,7 +103,7 @@ class Rwkv4Layers(Layers):
         self.gated_channel_mixing(layer, 1 - kept.vector(f"{ffn}r"), 1 - kept.vector(f"{ffn}k"))
 
     def write_wkv(self, layer: int, att: str) -> None:
-        vectors = [-torch.exp(self.kept.vector(f"{att}time_decay")), self.kept.vector(f"{att}time_first")]
+        vectors = [-np.exp(self.kept.vector(f"{att}time_decay")), self.kept.vector(f"{att}time_first")]
         offset = layer * 3 * self.shape.mix_width
         inputs = [self.r, self.k, self.v]
         self.step.phase(self.step.op(Kind.WKV4, inputs=inputs, out=[self.y], vectors=vectors, offset=offset))
@@ -121,7 +123,7 @@ class Rwkv5Layers(Layers):
         self.mix(layer, 0, [(1 - kept.vector(f"{att}time_mix_{letter}"), to) for _, letter, to, _ in parts])
         self.project(att, *((name, source, to, Act.NONE) for name, _, source, to in parts))
         older = f"{att}time_first" in kept
-        bonus = torch.exp(kept.vector(f"{att}time_first")) if older else kept.vector(f"{att}time_faaaa")
+        bonus = np.exp(kept.vector(f"{att}time_first")) if older else kept.vector(f"{att}time_faaaa")
         vectors = [self._per_channel(kept.vector(f"{att}time_decay")), self._per_channel(bonus)]
         inputs = [self.r, self.k, self.v, self.g if gated else None]
         self.matrix_state(Kind.WKV6, layer, inputs, vectors + kept.norm(f"{att}ln_x"))
@@ -129,9 +131,9 @@ class Rwkv5Layers(Layers):
         ffn = f"blocks.{layer}.ffn.time_mix_"
         self.gated_channel_mixing(layer, 1 - kept.vector(f"{ffn}r"), 1 - kept.vector(f"{ffn}k"))
 
-    def _per_channel(self, x: Tensor) -> Tensor:
+    def _per_channel(self, x: FloatArray) -> FloatArray:
         """[H] (5.0 and 5.1) or [H * D] to [H * D]."""
-        return x.view(self.shape.heads, -1).expand(self.shape.heads, self.shape.head_size).flatten().contiguous()
+        return np.broadcast_to(x.reshape(self.shape.heads, -1), (self.shape.heads, self.shape.head_size)).flatten()
 
 
 class Rwkv6Layers(Layers):
@@ -145,7 +147,7 @@ class Rwkv6Layers(Layers):
 
     def write(self, layer: int) -> None:
         kept, step, att = self.kept, self.step, f"blocks.{layer}.att."
-        everything = torch.ones(self.shape.width)  # a share of one is the token before
+        everything = np.ones(self.shape.width, np.float32)  # a share of one is the token before
         mu_x = kept.vector(f"{att}time_maa_x")
         self.mix(layer, 0, [(None, self.normed), (everything, self.before), (mu_x, self.x_x)])
         pair = [f"{att}time_maa_w1", f"{att}time_maa_w2"]

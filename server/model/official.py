@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from rookery.kernels.cpu.arrays import Array
 
 from .shape import ModelShape, Version
 
@@ -124,7 +124,7 @@ class Layout:
         yield from _norm(f"{att}.ln_x", width)
 
 
-def read_layout(tensors: Mapping[str, Tensor]) -> Layout:
+def read_layout(tensors: Mapping[str, Array]) -> Layout:
     """Version and sizes of official tensors, from the names and shapes of a few of them.
 
     Raises:
@@ -166,7 +166,7 @@ def read_layout(tensors: Mapping[str, Tensor]) -> Layout:
     return Layout(shape, ranks)
 
 
-def _version(tensors: Mapping[str, Tensor], mix_width: int) -> Version:
+def _version(tensors: Mapping[str, Array], mix_width: int) -> Version:
     """The generation, by the keys of layer 0."""
     att = "blocks.0.att."
     if att + "r_k" in tensors:
@@ -181,10 +181,10 @@ def _version(tensors: Mapping[str, Tensor], mix_width: int) -> Version:
     if decay is None:
         raise LayoutError(f"it has no tensor {att}time_decay", INCOMPLETE)
     # One decay a channel is 5.2, one a head is 5.1. Counting also tells them apart in a model of one head, [1, D].
-    return "5.2" if decay.dim() > 1 and decay.numel() == mix_width else "5.1"
+    return "5.2" if decay.ndim > 1 and decay.size == mix_width else "5.1"
 
 
-def _count_layers(tensors: Mapping[str, Tensor]) -> int:
+def _count_layers(tensors: Mapping[str, Array]) -> int:
     """Number of layers; the indices must be 0, 1, 2 … so that one lying key cannot ask for a million layers."""
     found = {int(match[1]) for key in tensors if (match := _BLOCK_KEY.match(key))}
     for layer in range(len(found)):
@@ -195,7 +195,7 @@ def _count_layers(tensors: Mapping[str, Tensor]) -> int:
     return len(found)
 
 
-def _axes(tensors: Mapping[str, Tensor], key: str, axes: int | None = None) -> tuple[int, ...]:
+def _axes(tensors: Mapping[str, Array], key: str, axes: int | None = None) -> tuple[int, ...]:
     tensor = tensors.get(key)
     if tensor is None:
         raise LayoutError(f"it has no tensor {key}", INCOMPLETE)
@@ -210,14 +210,14 @@ def _norm(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{name}.bias", (width,)
 
 
-def fit(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def fit(tensors: Mapping[str, Array], layout: Layout) -> dict[str, Array]:
     """The tensors of `layout`, in its order and its shapes: unit axes that a file adds or drops are taken away.
 
     Raises:
         LayoutError: a tensor is missing, left over, or of another shape. It names the tensor.
     """
     rest = dict(tensors)
-    fitted: dict[str, Tensor] = {}
+    fitted: dict[str, Array] = {}
     for key, shape in layout.tensors():
         name = _bonus_key(key, rest) if layout.shape.version in ("5.0", "5.1") else key
         tensor = rest.pop(name, None)
@@ -238,7 +238,7 @@ def fit(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     return fitted
 
 
-def _bonus_key(key: str, tensors: Mapping[str, Tensor]) -> str:
+def _bonus_key(key: str, tensors: Mapping[str, Array]) -> str:
     """5.0 and 5.1 call the bonus `time_faaaa`, or `time_first` where it is stored as a logarithm."""
     older = key.replace("time_faaaa", "time_first")
     return older if key not in tensors and older in tensors else key

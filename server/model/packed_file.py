@@ -10,30 +10,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zlib import crc32
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from rookery.kernels.cpu.arrays import BYTE, F32, LINE_BYTES, STORED, Array
 from rookery.kernels.cpu.library import Format
 from rookery.kernels.cpu.packed import PACKING, Numbers, Packed, layout, pack
 
-from .checkpoint import Checkpoint
+from .checkpoint import BLANK, Checkpoint
 from .files import AGAIN, PACKED_FORMAT, open_safetensors, printable, unusable
 from .kept import FORMATS, TABLE, as_table, as_vector, matrices
 from .official import LayoutError, fit, read_layout
 from .tuned_state import take_tuned_state
 
 SCALE = ".scale"
-_LINE_BYTES = 64
 _PIECE_BYTES, _READ_BYTES = 2**24, 2**20
 _WORKERS = 8
 _NO_CHECKSUM = "0" * 64
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
+_NAMES = {dtype: name for name, dtype in STORED.items()}
 _CONVERT = "convert the checkpoint it was made from again"
 
 
@@ -75,7 +75,7 @@ def open_packed(path: Path) -> Checkpoint | None:
         return _checkpoint(path, tensors, metadata)
     except LayoutError as error:
         raise unusable(path, str(error), _CONVERT) from None
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise unusable(path, f"its metadata is not what `convert` writes ({error})", _CONVERT) from None
 
 
@@ -90,9 +90,9 @@ def _check_version(path: Path, metadata: Mapping[str, str]) -> None:
         raise unusable(path, f"its matrices are kept as {kept!r}, which is unknown", _CONVERT)
 
 
-def _checkpoint(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> Checkpoint:
+def _checkpoint(path: Path, tensors: dict[str, Array], metadata: Mapping[str, str]) -> Checkpoint:
     shapes: dict[str, list[int]] = json.loads(metadata["shapes"])
-    official = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    official = {key: np.empty(shape, BLANK) for key, shape in shapes.items()}
     sizes = read_layout(official)
     tuned_state, rest = take_tuned_state(tensors, sizes.shape)
     kept = FORMATS[metadata["kept"]]
@@ -100,7 +100,7 @@ def _checkpoint(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, s
     fitted |= {key: rest.get(key, tensor) for key, tensor in fitted.items() if not matrices(key, tensor, kept)}
     planned = _plan(fitted, kept)
     for name in planned.keys() | rest.keys():
-        found = (tuple(rest[name].shape), rest[name].dtype) if name in rest else None
+        found = (rest[name].shape, rest[name].dtype) if name in rest else None
         if found != planned.get(name):
             what = f"the tensor {printable(name, 120)} is {found}, and should be {planned.get(name)}"
             raise unusable(path, what, _CONVERT)
@@ -122,7 +122,7 @@ def _checkpoint(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, s
     )
 
 
-def _plan(tensors: Mapping[str, Tensor], kept: Format) -> dict[str, Numbers]:
+def _plan(tensors: Mapping[str, Array], kept: Format) -> dict[str, Numbers]:
     """Shape and type of every tensor in the file, from those of the checkpoint; its state not among them."""
     plan: dict[str, Numbers] = {}
     for key, tensor in tensors.items():
@@ -134,18 +134,18 @@ def _plan(tensors: Mapping[str, Tensor], kept: Format) -> dict[str, Numbers]:
                 plan[name + SCALE] = scale
         if not kinds:
             table = key == "emb.weight" and tensor.dtype in TABLE
-            plan[key] = tuple(tensor.shape), tensor.dtype if table else torch.float32
+            plan[key] = tensor.shape, tensor.dtype if table else F32
     return plan
 
 
-def packed_bytes(tensors: Mapping[str, Tensor], kept: str) -> int:
+def packed_bytes(tensors: Mapping[str, Array], kept: str) -> int:
     """What a checkpoint's tensors take when they are packed."""
     return sum(map(_size, _plan(tensors, FORMATS[kept]).values()))
 
 
 def _size(numbers: Numbers) -> int:
     shape, dtype = numbers
-    return torch.Size(shape).numel() * dtype.itemsize
+    return math.prod(shape) * dtype.itemsize
 
 
 def write_packed(path: Path, checkpoint: Checkpoint, kept: str, source: str) -> None:
@@ -178,9 +178,9 @@ def write_packed(path: Path, checkpoint: Checkpoint, kept: str, source: str) -> 
     header, places = _header(plan, metadata)
     with path.open("wb") as file:
 
-        def put(name: str, tensor: Tensor) -> None:
+        def put(name: str, tensor: Array) -> None:
             file.seek(places[name])
-            file.write(tensor.contiguous().view(torch.uint8).flatten().numpy().data)
+            file.write(tensor.ravel().view(BYTE).data)
 
         file.write(header)
         for key, tensor in checkpoint.tensors.items():
@@ -203,7 +203,7 @@ def _header(plan: Mapping[str, Numbers], metadata: Mapping[str, str]) -> tuple[b
     """The header as safetensors has it, and where each tensor begins in the file; the odd-sized come last, so that all
     others lie at whole lines."""
     sizes = {name: _size(numbers) for name, numbers in plan.items()}
-    order = sorted(plan, key=lambda name: (sizes[name] % _LINE_BYTES != 0, -plan[name][1].itemsize))
+    order = sorted(plan, key=lambda name: (sizes[name] % LINE_BYTES != 0, -plan[name][1].itemsize))
     entries: dict[str, object] = {"__metadata__": metadata}
     starts, end = {}, 0
     for name in order:
@@ -211,7 +211,7 @@ def _header(plan: Mapping[str, Numbers], metadata: Mapping[str, str]) -> tuple[b
         end += sizes[name]
         entries[name] = {"dtype": _NAMES[plan[name][1]], "shape": plan[name][0], "data_offsets": [starts[name], end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _LINE_BYTES)
+    text += b" " * (-(8 + len(text)) % LINE_BYTES)
     begin = 8 + len(text)
     return len(text).to_bytes(8, "little") + text, {name: begin + start for name, start in starts.items()}
 

@@ -10,7 +10,7 @@ from rookery.kernels.rows import Rows
 from rookery.kernels.shift_mix import shift_mix
 from rookery.kernels.wkv7_heads import HeadWeights, wkv7_heads
 
-from ..state.pool import StatePool
+from ..state.torch_pool import TorchPool
 from .checkpoint import Checkpoint
 from .shape import ModelShape
 from .trunk import LayerNorm, Trunk, Weights
@@ -84,7 +84,7 @@ class Rwkv7(Trunk):
         super().__init__(checkpoint, dtype=dtype, device=device, wkv_dtype=wkv_dtype)
         self.layers = [Layer(w, self.shape, first=i == 0) for i, w in enumerate(self.layer_weights())]
 
-    def forward(self, token_ids: Tensor, rows: Rows, pool: StatePool) -> Tensor:
+    def forward(self, token_ids: Tensor, rows: Rows, pool: TorchPool) -> Tensor:
         """See `base.Model.forward`."""
         x = self.embed(token_ids)
         added: Tensor | None = None

@@ -11,21 +11,22 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from rookery.kernels.cpu.arrays import BF16, F16, F32, F64, Array, type_name
 
 _CHUNK_BYTES = 2**20
 """Small enough to stay in a core's cache from one check to the next."""
 _WORKERS = 8
 
 # Without its sign, a float is not finite exactly when its bits reach those of infinity; so one integer maximum will do.
-_BITS: dict[torch.dtype, tuple[type[np.unsignedinteger], int]] = {
-    torch.bfloat16: (np.uint16, 0x7F80 << 1),
-    torch.float16: (np.uint16, 0x7C00 << 1),
-    torch.float32: (np.uint32, 0x7F800000 << 1),
-    torch.float64: (np.uint64, 0x7FF0000000000000 << 1),
+_BITS: dict[np.dtype[Any], tuple[type[np.unsignedinteger[Any]], int]] = {
+    BF16: (np.uint16, 0x7F80 << 1),
+    F16: (np.uint16, 0x7C00 << 1),
+    F32: (np.uint32, 0x7F800000 << 1),
+    F64: (np.uint64, 0x7FF0000000000000 << 1),
 }
 
 
@@ -37,11 +38,11 @@ class NotFinite(Exception):
         self.key = key
 
 
-def fingerprint(tensors: Mapping[str, Tensor], progress: Callable[[float], None] | None = None) -> str:
+def fingerprint(tensors: Mapping[str, Array], progress: Callable[[float], None] | None = None) -> str:
     """A hex digest of names, shapes, types and all bytes, whatever the order of the keys and the container.
 
     Args:
-        tensors: floats, on the CPU.
+        tensors: floats.
         progress: called from this thread with the share of bytes done, growing to 1.
 
     Raises:
@@ -68,7 +69,7 @@ def fingerprint(tensors: Mapping[str, Tensor], progress: Callable[[float], None]
     return whole.hexdigest()
 
 
-def is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Array) -> bool:
     """Whether every number is; for tensors too few to be worth a thread."""
     try:
         _digest("", tensor)
@@ -77,10 +78,10 @@ def is_finite(tensor: Tensor) -> bool:
     return True
 
 
-def _digest(key: str, tensor: Tensor) -> bytes:
-    digest = hashlib.sha256(f"{key}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+def _digest(key: str, tensor: Array) -> bytes:
+    digest = hashlib.sha256(f"{key}\0torch.{type_name(tensor.dtype)}\0{list(tensor.shape)}\0".encode())
     bits, limit = _BITS[tensor.dtype]
-    numbers = tensor.contiguous().flatten().view(torch.uint8).numpy().view(bits)
+    numbers = tensor.ravel().view(bits)
     step = _CHUNK_BYTES // numbers.itemsize
     for start in range(0, len(numbers), step):
         chunk = numbers[start : start + step]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint
 from .shape import ModelShape, Version
+from .torch_arrays import from_torch
 
 PILE, WORLD = 50277, 65536
 
@@ -171,6 +172,7 @@ def synthetic_checkpoint(plan: Plan, *, seed: int = 0, dtype: torch.dtype, devic
         heads=heads,
         head_size=plan.head_size if heads else 0,
     )
-    tensors = synthetic_tensors(plan, seed=seed, dtype=dtype, device=device)
+    drawn = synthetic_tensors(plan, seed=seed, dtype=dtype, device=device)
+    tensors = {key: from_torch(tensor.cpu()) for key, tensor in drawn.items()}
     name = f"synthetic-{plan.version}-{plan.layers}x{plan.width}-{seed}"
     return Checkpoint(path=Path(name), tensors=tensors, shape=shape, tuned_state=None, fingerprint=name)

@@ -8,17 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rookery.kernels.cpu.arrays import Array
 from rookery.kernels.head_norm import head_norm
 from rookery.kernels.linear import Linear, Linears, LowRanks
+from rookery.kernels.norms import LAYER_NORM_EPS
 
-from ..state.pool import State, StatePool
+from ..state.pool import State
+from ..state.torch_pool import TorchPool
 from .checkpoint import Checkpoint
-
-LAYER_NORM_EPS = 1e-5
+from .torch_arrays import to_torch
 
 
 class Weights:
-    """The tensors of a checkpoint under one prefix, cast and placed once.
+    """The arrays of a checkpoint under one prefix as tensors, cast and placed once.
 
     Args:
         prefix: what every key begins with, such as `blocks.3.att.`.
@@ -26,7 +28,7 @@ class Weights:
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], prefix: str, *, dtype: torch.dtype, device: torch.device | str
+        self, tensors: Mapping[str, Array], prefix: str, *, dtype: torch.dtype, device: torch.device | str
     ) -> None:
         self.tensors = tensors
         self.prefix = prefix
@@ -42,11 +44,11 @@ class Weights:
 
     def cast(self, key: str) -> Tensor:
         """In the model's dtype."""
-        return self.tensors[self.prefix + key].to(device=self.device, dtype=self.dtype)
+        return to_torch(self.tensors[self.prefix + key]).to(device=self.device, dtype=self.dtype)
 
     def exact(self, key: str) -> Tensor:
         """In float32, for what must not be rounded: decay, bonus, the norm after WKV."""
-        return self.tensors[self.prefix + key].to(device=self.device, dtype=torch.float32)
+        return to_torch(self.tensors[self.prefix + key]).to(device=self.device, dtype=torch.float32)
 
     def mixes(self, *keys: str) -> Tensor:
         """Several vectors [C] as [n, 1, C], to mix the tokens [N, C] in n ways at once."""
@@ -144,9 +146,9 @@ class Trunk:
         """[n, C] to [n, vocab_size] float32."""
         return self.head(hidden).float()
 
-    def new_pool(self, slots: int) -> StatePool:
+    def new_pool(self, slots: int) -> TorchPool:
         """A pool of that many slots, in this model's dtype and on its device."""
-        return StatePool(self.shape, slots, dtype=self.dtype, device=self.device, wkv_dtype=self.wkv_dtype)
+        return TorchPool(self.shape, slots, dtype=self.dtype, device=self.device, wkv_dtype=self.wkv_dtype)
 
     def initial_state(self, name: str | None) -> State | None:
         """The tuned state of that name; for None the checkpoint's own, or None where it has none.

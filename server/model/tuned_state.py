@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from rookery.kernels.cpu.arrays import Array, as_float32
 
 from ..state.pool import State
 from .files import read_contents, unusable
@@ -26,7 +27,7 @@ def read_tuned_state(path: Path, shape: ModelShape) -> State:
     """The state in a `.pth` file, for a model of that shape.
 
     Returns:
-        float32, both tensors.
+        float32, both arrays.
 
     Raises:
         CheckpointError: the file is unusable, or the state is not of this model's shape or not finite.
@@ -48,7 +49,7 @@ def read_tuned_state(path: Path, shape: ModelShape) -> State:
     return state
 
 
-def take_tuned_state(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[State | None, dict[str, Tensor]]:
+def take_tuned_state(tensors: Mapping[str, Array], shape: ModelShape) -> tuple[State | None, dict[str, Array]]:
     """Part tensors into the initial state they hold, if any, and the rest.
 
     Raises:
@@ -72,6 +73,6 @@ def take_tuned_state(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[
             raise LayoutError(message, _MEND)
         if not is_finite(tensor):
             raise LayoutError(f"the tensor {key} has a number that is not finite", _MEND)
-        layers.append(tensor.to(torch.float32))
-    shift = torch.zeros(shape.layers, 2, shape.width)
-    return State(shift=shift, wkv=torch.stack(layers)), rest
+        layers.append(as_float32(tensor))
+    shift = np.zeros((shape.layers, 2, shape.width), np.float32)
+    return State(shift=shift, wkv=np.stack(layers)), rest

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from rookery.kernels.cpu.arrays import Array
 
 from ..state.pool import State
 from .checkpoint import Checkpoint
@@ -25,7 +25,7 @@ class OpenCheckpoint:
     """A model file whose names and shapes are right, and whose numbers nobody has read yet."""
 
     path: Path
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Array]
     layout: Layout
     tuned_state: State | None
     naming: str
@@ -91,6 +91,6 @@ def read_checkpoint(path: Path, progress: Callable[[float], None] | None = None)
     )
 
 
-def contents_to_digest(tensors: Mapping[str, Tensor], tuned_state: State | None) -> Mapping[str, Tensor]:
+def contents_to_digest(tensors: Mapping[str, Array], tuned_state: State | None) -> Mapping[str, Array]:
     """What a fingerprint stands for: the weights, and the state that every session of them starts from."""
     return tensors if tuned_state is None else {**tensors, "time_state": tuned_state.wkv}

@@ -28,8 +28,8 @@ def state_digest(state: State | None) -> str:
     if state is None:
         return ""
     digest = blake2b(digest_size=16, person=b"rookery.state")
-    for tensor in (state.shift, state.wkv):
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    for values in (state.shift, state.wkv):
+        digest.update(values.astype("<f4").tobytes())
     return digest.hexdigest()
 
 

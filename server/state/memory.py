@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from rookery.kernels.cpu.arrays import FloatArray
 
 from .pool import State
 from .shelf import Shelf
 
 OVERHEAD_BYTES = 1024
-"""What an entry costs beside its tensors: the objects that hold them, its key in several tables."""
+"""What an entry costs beside its arrays: the objects that hold them, its key in several tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class Snapshot:
     """A state on the host, where some run of tokens ends."""
 
     state: State
-    hidden: Tensor | None = None
-    """[C], model dtype: output of `ln_out` at the last token. With it, the next token can be drawn at once."""
+    hidden: FloatArray | None = None
+    """[C]: output of `ln_out` at the last token. With it, the next token can be drawn at once."""
 
     @property
     def size_bytes(self) -> int:
-        tensors = (self.state.shift, self.state.wkv, *(() if self.hidden is None else (self.hidden,)))
-        return OVERHEAD_BYTES + sum(int(tensor.nbytes) for tensor in tensors)
+        arrays = (self.state.shift, self.state.wkv, *(() if self.hidden is None else (self.hidden,)))
+        return OVERHEAD_BYTES + sum(int(array.nbytes) for array in arrays)
 
 
 class StateMemory(Shelf[Snapshot]):

@@ -1,8 +1,8 @@
 """One state as a safetensors file that says what it belongs to and whether it is whole.
 
-Tensors `shift` and `wkv` as in `State`, and `hidden` as in `Snapshot` where it is kept; the metadata names the format,
-the model (fingerprint, version), the tokenizer, the tokens consumed, and a checksum over all of that and the tensors.
-What does not fit is refused before it is used.
+Tensors `shift` and `wkv` as in `State`, and `hidden` as in `Snapshot` where it is kept; `shift` and `hidden` of earlier
+versions may be bfloat16. The metadata names the format, the model (fingerprint, version), the tokenizer, the tokens
+consumed, and a checksum over all of that and the tensors. What does not fit is refused before it is used.
 
 float16 halves `wkv`: every value is rounded by at most 2**-11 of itself (and 2**-25 below 6e-5). Outputs that follow
 differ by some 1e-4 of their range, less and less as the state forgets. RWKV-4's state has exponents: it stays float32.
@@ -14,19 +14,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
-from torch import Tensor
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, deserialize
 
-from rookery.kernels.slots import fit
+from rookery.kernels.cpu.arrays import BF16, F16, F32, STORED, Array, FloatArray, as_float32, type_name
 
-from .pool import State, StatePool
+from ..model.shape import ModelShape
+from .pool import State
 
 FORMAT = "rookery-state-1"
 _MAX_HEADER_BYTES = 16 * 1024
+_FLOATS = (F32, F16, BF16)
+_LARGEST_F16 = float(np.finfo(F16).max)
+"""What is larger becomes this, not infinity."""
 
 StateDtype = Literal["float32", "float16"]
 
@@ -44,18 +47,16 @@ class StateFormat:
     version: str
     shift_shape: tuple[int, ...]
     wkv_shape: tuple[int, ...]
-    shift_dtype: torch.dtype
 
     @classmethod
-    def of(cls, pool: StatePool, *, fingerprint: str, tokenizer: str) -> StateFormat:
-        """Of the states in a pool."""
+    def of(cls, shape: ModelShape, *, fingerprint: str, tokenizer: str) -> StateFormat:
+        """Of the states of a model."""
         return cls(
             fingerprint=fingerprint,
             tokenizer=tokenizer,
-            version=pool.shape.version,
-            shift_shape=tuple(pool.shift.shape[1:]),
-            wkv_shape=tuple(pool.wkv.shape[1:]),
-            shift_dtype=pool.shift.dtype,
+            version=shape.version,
+            shift_shape=(shape.layers, 2, shape.width),
+            wkv_shape=(shape.layers, *shape.wkv_shape),
         )
 
     @property
@@ -72,15 +73,15 @@ def write_snapshot(
     tokens: int,
     tuned_state: str | None,
     dtype: StateDtype,
-    hidden: Tensor | None = None,
+    hidden: FloatArray | None = None,
 ) -> bytes:
     """The file's content; `hidden`, [C], is the model's output at the last token."""
     wkv = state.wkv
     if dtype == "float16" and format.version != "4":
-        wkv = fit(wkv, torch.float16)
-    tensors = {"shift": state.shift.contiguous(), "wkv": wkv.contiguous()}
+        wkv = wkv.clip(-_LARGEST_F16, _LARGEST_F16).astype(F16)
+    tensors = {"shift": state.shift, "wkv": wkv}
     if hidden is not None:
-        tensors["hidden"] = hidden.contiguous()
+        tensors["hidden"] = hidden
     about = {
         "format": FORMAT,
         "fingerprint": format.fingerprint,
@@ -89,7 +90,7 @@ def write_snapshot(
         "tokens": str(tokens),
         "tuned_state": tuned_state or "",
     }
-    return safetensors.torch.save(tensors, {**about, "checksum": _checksum(about, tensors)})
+    return safetensors.numpy.save(tensors, {**about, "checksum": _checksum(about, tensors)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class Loaded:
     state: State
     tokens: int
     tuned_state: str | None
-    hidden: Tensor | None = None
+    hidden: FloatArray | None = None
 
 
 def read_snapshot(data: bytes, format: StateFormat, *, checked: bool = False) -> Loaded:
@@ -119,10 +120,10 @@ def read_snapshot(data: bytes, format: StateFormat, *, checked: bool = False) ->
             what = {"format": "no state file of this server", "tokenizer": "of another tokenizer"}
             raise SnapshotError(f"it is {what.get(name, 'of another model')}")
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = {name: _array(entry) for name, entry in deserialize(data)}  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise SnapshotError("it is damaged") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     expected_shapes = {"shift": format.shift_shape, "wkv": format.wkv_shape}
     if "hidden" in shapes:
         expected_shapes["hidden"] = format.shift_shape[-1:]
@@ -131,14 +132,19 @@ def read_snapshot(data: bytes, format: StateFormat, *, checked: bool = False) ->
     checksum = about.pop("checksum", "")
     if not checked and checksum != _checksum(about, tensors):
         raise SnapshotError("its checksum does not match")
-    floats = (torch.float32, torch.float16, torch.bfloat16)
-    if any(tensor.dtype not in floats or not tensor.isfinite().all() for tensor in tensors.values()):
+    if any(tensor.dtype not in _FLOATS or not np.isfinite(as_float32(tensor)).all() for tensor in tensors.values()):
         raise SnapshotError("it holds values that no state has")
     if not about["tokens"].isdecimal() or len(about["tokens"]) > 15:
         raise SnapshotError("it is damaged")
-    state = State(shift=tensors["shift"].to(format.shift_dtype), wkv=tensors["wkv"].to(torch.float32))
-    hidden = tensors["hidden"].to(format.shift_dtype) if "hidden" in tensors else None
+    state = State(shift=as_float32(tensors["shift"]), wkv=as_float32(tensors["wkv"]))
+    hidden = as_float32(tensors["hidden"]) if "hidden" in tensors else None
     return Loaded(state, int(about["tokens"]), about.get("tuned_state") or None, hidden)
+
+
+def _array(entry: Mapping[str, Any]) -> Array:
+    """A tensor as `deserialize` gives it. Raises KeyError: it has a type that no state has."""
+    array: Array = np.frombuffer(entry["data"], STORED[entry["dtype"]])
+    return array.reshape(entry["shape"])
 
 
 def _metadata(data: bytes) -> dict[str, str]:
@@ -157,10 +163,10 @@ def _metadata(data: bytes) -> dict[str, str]:
     return about
 
 
-def _checksum(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def _checksum(about: Mapping[str, str], tensors: Mapping[str, Array]) -> str:
     digest = blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=32)
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(f"{name} torch.{type_name(tensor.dtype)} {tensor.shape}".encode())
+        digest.update(tensor.tobytes())
     return digest.hexdigest()

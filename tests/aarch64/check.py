@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from rookery.kernels.cpu.arrays import BYTE, Array
 from rookery.kernels.cpu.library import CCall, COp, Format, Team
 from rookery.kernels.cpu.packed import Activations, Packed
-from rookery.kernels.rows import Rows
+from rookery.kernels.cpu.rows import HostRows
 from rookery.server.model.kept import FORMATS
 from rookery.server.model.native import NativeModel
 from rookery.server.model.native_program import Program
@@ -54,8 +55,8 @@ def build(target: Path) -> None:
     subprocess.run(command, check=True)
 
 
-def memory(program: Program) -> Iterator[Tensor]:
-    """Every tensor that a program's ops point to."""
+def memory(program: Program) -> Iterator[Array]:
+    """Every array that a program's ops point to."""
     for entry in program._kept:
         inputs, outputs, vectors, matrix = cast("tuple[Any, Any, Any, Packed | None]", entry)
         for operand in (*inputs, *outputs):
@@ -66,57 +67,57 @@ def memory(program: Program) -> Iterator[Tensor]:
             yield from (matrix.data, *([] if matrix.scale is None else [matrix.scale]))
 
 
-def write(path: Path, ops: ctypes.Array[COp], call: CCall, pieces: list[Tensor]) -> None:
+def write(path: Path, ops: ctypes.Array[COp], call: CCall, pieces: list[Array]) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<4q", ctypes.sizeof(COp), ctypes.sizeof(CCall), len(ops), len(pieces)))
         file.write(bytes(call) + bytes(ops))
         for piece in pieces:
-            file.write(struct.pack("<QQ", piece.data_ptr(), piece.nbytes))
-            file.write(piece.view(torch.uint8).numpy().tobytes())
+            file.write(struct.pack("<QQ", piece.ctypes.data, piece.nbytes))
+            file.write(piece.tobytes())
 
 
-def read_back(path: Path, ops: int, pieces: list[Tensor]) -> None:
+def read_back(path: Path, ops: int, pieces: list[Array]) -> None:
     """The pieces as the other machine left them."""
     content = path.read_bytes()
     at = 32 + ctypes.sizeof(CCall) + ops * ctypes.sizeof(COp)
     for piece in pieces:
         data = content[at + 16 : at + 16 + piece.nbytes]
-        piece.view(torch.uint8).numpy().reshape(-1)[:] = memoryview(data)
+        piece.view(BYTE).reshape(-1)[:] = memoryview(data)
         at += 16 + piece.nbytes
 
 
 def compare(version: Version, kept: str, replay: Path, folder: Path, team: Team) -> float:
     """Largest difference of logits and states, of the largest of them."""
     model = NativeModel(synthetic_checkpoint(UNUSUAL[version], dtype=torch.float32), weights=FORMATS[kept], team=team)
-    tokens, rows = torch.arange(sum(LENGTHS)) * 7 % 97, Rows.pack(SLOTS, LENGTHS)
+    tokens, rows = np.arange(sum(LENGTHS)) * 7 % 97, HostRows.pack(SLOTS, LENGTHS)
     pool, there = model.new_pool(3), model.new_pool(3)
     expected = model.logits(model.forward(tokens, rows, pool))
 
-    hidden, logits = torch.zeros(len(tokens), model.shape.width), torch.zeros_like(expected)
-    model._hidden.data = model._head_in.data = hidden.data_ptr()
-    model._head_out.data = logits.data_ptr()
+    hidden, logits = np.zeros((len(tokens), model.shape.width), np.float32), np.zeros_like(expected)
+    model._hidden.data = model._head_in.data = hidden.ctypes.data
+    model._head_out.data = logits.ctypes.data
     parts = [*model._step, *model._head]
     ops = (COp * len(parts))(*parts)
     call = CCall(
         tokens=rows.tokens,
         rows=len(LENGTHS),
-        ids=tokens.data_ptr(),
-        slots=rows.slots.data_ptr(),
-        starts=rows.starts.data_ptr(),
-        shift=there.shift.data_ptr(),
-        wkv=there.wkv.data_ptr(),
-        shift_stride=there.shift.stride(0),
-        wkv_stride=there.wkv.stride(0),
+        ids=tokens.ctypes.data,
+        slots=rows.slots.ctypes.data,
+        starts=rows.starts.ctypes.data,
+        shift=there.shift.ctypes.data,
+        wkv=there.wkv.ctypes.data,
+        shift_stride=there.shift[0].size,
+        wkv_stride=there.wkv[0].size,
     )
     given = [tokens, rows.slots, rows.starts, there.shift, there.wkv, hidden, logits]
-    pieces = list({piece.data_ptr(): piece for program in model._kept for piece in memory(program)}.values()) + given
+    pieces = list({piece.ctypes.data: piece for program in model._kept for piece in memory(program)}.values()) + given
     path = folder / f"{version}-{kept}.run"
     write(path, ops, call, pieces)
     subprocess.run([*MACHINE, str(replay), str(path), "2"], check=True, stdout=subprocess.DEVNULL)
     read_back(path, len(ops), pieces)
     path.unlink()
     pairs = [(logits, expected), (there.wkv, pool.wkv), (there.shift, pool.shift)]
-    return max(float((got - wanted).abs().max() / wanted.abs().max()) for got, wanted in pairs)
+    return max(float(abs(got - wanted).max() / abs(wanted).max()) for got, wanted in pairs)
 
 
 def main() -> int:
