@@ -147,7 +147,7 @@ def _message(body: bytes) -> str:
     try:
         value = json.loads(text)
     except ValueError:
-        return text[:500]
+        return "a page, not an answer of an OpenAI-compatible API" if text.startswith("<") else text[:500]
     error = value.get("error", value) if isinstance(value, dict) else value
     return str(error.get("message", error) if isinstance(error, dict) else error)[:500]
 

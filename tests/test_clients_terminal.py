@@ -189,6 +189,9 @@ class _Odd(http.server.BaseHTTPRequestHandler):
             else:
                 self._send(200, "application/json", b'{"data": [{"id": "late"}]}')
             return
+        if self.path.startswith("/page"):
+            self._send(404, "text/html", b"<!doctype html><title>Not found</title>")
+            return
         self._send(200, "application/json", b'{"data": []}' if self.path.startswith("/none") else b"<html>")
 
     def do_POST(self) -> None:
@@ -244,6 +247,8 @@ def test_errors_say_what_the_server_said(odd: str) -> None:
         Client(odd).models()
     with pytest.raises(ServerError, match="has no model"):
         Client(f"{odd}/none/v1").models()
+    with pytest.raises(ServerError, match="HTTP 404: a page, not an answer of an OpenAI-compatible API"):
+        Client(f"{odd}/page/v1").models()
     with pytest.raises(ServerError, match="not the address"):
         Client("ftp://x")
 
