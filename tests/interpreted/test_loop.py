@@ -18,6 +18,7 @@ KINDS = (
 )
 
 
+@pytest.mark.timeout(850)
 def test_the_tokens_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("7")
     drawn: list[dict[str, list[TokenEvent]]] = []
@@ -26,8 +27,8 @@ def test_the_tokens_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         backend.uses_triton.cache_clear()
         engine = Engine(model, max_batch=4, max_queue=9, prefill_budget=16)
         if kernels == "triton":
-            engine.overlap(Late()).record(Eager(), [2], mixed=[(0, 16), (2, 16)])
-            assert engine.loop is not None and engine.loop.mixed.sizes == [(0, 16), (2, 16)]
+            engine.overlap(Late()).record(Eager(), [2], mixed=[(2, 16)])
+            assert engine.loop is not None and engine.loop.mixed.sizes == [(2, 16)]
         for number, params in enumerate(KINDS):
             prompt = tuple((7 * number + i) % 90 for i in range(1 + 4 * number))
             engine.submit(Request(id=str(number), prompt_ids=prompt, sampling=params))
