@@ -360,6 +360,36 @@ def test_prefixes_are_found_again_while_steps_overlap() -> None:
         assert equal(snapshot.state.wkv, expected[key].state.wkv)
 
 
+class Counting(Late):
+    """Counts what is brought to the host, and what is waited for of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.brought = self.waited = 0
+
+    def bring(self, values: torch.Tensor) -> Callable[[], torch.Tensor]:
+        arrive = super().bring(values)
+        self.brought += 1
+
+        def wait() -> torch.Tensor:
+            self.waited += 1
+            return arrive()
+
+        return wait
+
+
+def test_no_step_waits_for_a_state_that_is_saved() -> None:
+    """Whoever reads it does."""
+    device = Counting()
+    engine = engine_of(ToyModel(), device, cache_bytes=2**20)
+    first = request("first", list(range(1, 30)), SamplingParams(max_tokens=20, seed=1))
+    run(engine, first)
+    assert device.brought >= 5 and device.waited == 0
+    assert engine.reuse is not None and engine.reuse.cache.memory.used_bytes > 0
+    run(engine, request("again", [*first.prompt_ids, 5], SamplingParams(max_tokens=3, seed=2)))
+    assert device.waited > 0
+
+
 def test_a_poisoned_request_fails_alone() -> None:
     """When its step is launched, the step before it is under way, and may end some of those it runs with."""
     requests = [request(f"r{i}", [1 + i, 2], SamplingParams(max_tokens=3 + i, seed=i)) for i in range(3)]

@@ -260,12 +260,22 @@ def test_states_at_the_ends_are_those_of_the_tokens_consumed(device: str) -> Non
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("version", ["4", "5.2", "6", "7"])
-def test_a_launch_does_not_wait_for_the_device(version: str) -> None:
+def test_neither_a_launch_nor_a_state_that_is_saved_waits_for_the_device(version: str) -> None:
     """torch raises where the host would wait."""
-    engine = Engine(model_of(version, torch.bfloat16, "cuda"), max_batch=6, max_queue=16, prefill_budget=64)
+    model = model_of(version, torch.bfloat16, "cuda")
+    engine = Engine(model, max_batch=6, max_queue=16, prefill_budget=64, cache_bytes=2**26)
     ready(engine, "cuda")
-    assert engine.loop is not None
-    launch = engine.loop.launch
+    assert engine.loop is not None and engine.reuse is not None
+    launch, left = engine.loop.launch, engine.reuse.left
+
+    def saved(choice: Choice, slot: int, *, whole: bool) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            left(choice, slot, whole=whole)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    engine.reuse.left = saved  # type: ignore[method-assign]
 
     def checked(batch: Batch, start: float, by_host: Collection[Choice] = ()) -> Flight:
         torch.cuda.set_sync_debug_mode("error")

@@ -15,7 +15,8 @@ import numpy as np
 from rookery.kernels.cpu.arrays import FloatArray
 from rookery.kernels.cpu.rows import HostRows
 
-from ..state.pool import HostPool, StatePool
+from ..state.memory import Snapshot
+from ..state.pool import HostPool, State, StatePool
 
 if TYPE_CHECKING:
     from ..state.torch_pool import TorchPool
@@ -50,6 +51,10 @@ class Arrays(Protocol):
 
     def to_host(self, values: Any) -> FloatArray:
         """A copy of [C] on the host."""
+        ...
+
+    def snapshot(self, state: State, hidden: Any) -> Snapshot:
+        """A state with the output of its last token, [C]."""
         ...
 
     def computing(self) -> AbstractContextManager[None]:
@@ -91,6 +96,9 @@ class HostArrays:
 
     def to_host(self, values: Any) -> FloatArray:
         return values.copy()  # type: ignore[no-any-return]
+
+    def snapshot(self, state: State, hidden: Any) -> Snapshot:
+        return Snapshot(state, self.to_host(hidden))
 
     def computing(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -81,6 +81,7 @@ class DeviceLoop:
         self._sampling = sampling
         self._on = self._pool.device
         self.residents = Residents(self._pool.slots, self._model.shape.vocab_size, self._on, device.send)
+        self._pool.carrier = device
         self.mixed = MixedSteps(self._model, self._pool, self.residents, device)
         self._entered: dict[int, Choice] = {}
         """Whose column is up to date, by slot."""

@@ -178,7 +178,8 @@ class PrefixReuse:
         if held is not None and (held.hidden is not None or hidden is None):
             plan.saved = position
             return
-        snapshot = Snapshot(self._pool.save(slot), None if hidden is None else self._arrays.to_host(hidden))
+        state = self._pool.save(slot)
+        snapshot = Snapshot(state) if hidden is None else self._arrays.snapshot(state, hidden)
         self.cache.memory.keep(plan.namespace, position, key, snapshot, gain=position - plan.saved)
         self._store(plan, position, key, snapshot)
         for at in plan.kept(position):

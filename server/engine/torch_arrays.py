@@ -11,6 +11,8 @@ from torch import Tensor
 from rookery.kernels.cpu.arrays import FloatArray
 from rookery.kernels.rows import Rows
 
+from ..state.memory import LateSnapshot, Snapshot
+from ..state.pool import State
 from ..state.torch_pool import TorchPool
 
 
@@ -18,7 +20,7 @@ class TorchArrays:
     """On a pool's device, in its model's dtype."""
 
     def __init__(self, pool: TorchPool) -> None:
-        self._device, self._dtype = pool.device, pool.shift.dtype
+        self._pool, self._device, self._dtype = pool, pool.device, pool.shift.dtype
 
     def pack(
         self,
@@ -44,6 +46,13 @@ class TorchArrays:
     def to_host(self, values: Tensor) -> FloatArray:
         copied: FloatArray = values.to("cpu", torch.float32, copy=True).numpy()
         return copied
+
+    def snapshot(self, state: State, hidden: Tensor) -> Snapshot:
+        if self._pool.carrier is None:
+            return Snapshot(state, self.to_host(hidden))
+        values = hidden.to(torch.float32, copy=True)  # the next step may overwrite a recorded one's outputs
+        arrive = self._pool.carrier.bring(values)
+        return LateSnapshot(state, values.nbytes, lambda: arrive().numpy())
 
     def computing(self) -> AbstractContextManager[None]:
         return torch.inference_mode()

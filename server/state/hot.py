@@ -53,4 +53,4 @@ class HotSessions:
 
 
 def _size(state: State) -> int:
-    return OVERHEAD_BYTES + state.shift.nbytes + state.wkv.nbytes
+    return OVERHEAD_BYTES + state.nbytes

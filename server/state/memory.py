@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rookery.kernels.cpu.arrays import FloatArray
@@ -23,8 +24,31 @@ class Snapshot:
 
     @property
     def size_bytes(self) -> int:
-        arrays = (self.state.shift, self.state.wkv, *(() if self.hidden is None else (self.hidden,)))
-        return OVERHEAD_BYTES + sum(int(array.nbytes) for array in arrays)
+        return OVERHEAD_BYTES + self.state.nbytes + (0 if self.hidden is None else int(self.hidden.nbytes))
+
+
+class LateSnapshot(Snapshot):
+    """One whose state and output are on their way from a device: whoever reads them waits.
+
+    Args:
+        nbytes: of the output.
+        arrive: waits for it; may be called often, and by any thread.
+    """
+
+    __slots__ = ("_arrive", "_nbytes")
+
+    def __init__(self, state: State, nbytes: int, arrive: Callable[[], FloatArray]) -> None:
+        object.__setattr__(self, "state", state)
+        object.__setattr__(self, "_nbytes", nbytes)
+        object.__setattr__(self, "_arrive", arrive)
+
+    @property
+    def hidden(self) -> FloatArray:
+        return self._arrive()  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def size_bytes(self) -> int:
+        return OVERHEAD_BYTES + self.state.nbytes + self._nbytes  # type: ignore[attr-defined,no-any-return]
 
 
 class StateMemory(Shelf[Snapshot]):

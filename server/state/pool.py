@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,38 @@ class State:
 
     shift: Array
     wkv: Array
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of both."""
+        return int(self.shift.nbytes + self.wkv.nbytes)
+
+
+class LateState(State):
+    """A state that is on its way from a device: whoever reads it waits until it is there.
+
+    Args:
+        nbytes: of the state.
+        arrive: waits for it; may be called often, and by any thread.
+    """
+
+    __slots__ = ("_arrive", "_nbytes")
+
+    def __init__(self, nbytes: int, arrive: Callable[[], State]) -> None:
+        object.__setattr__(self, "_nbytes", nbytes)
+        object.__setattr__(self, "_arrive", arrive)
+
+    @property
+    def shift(self) -> Array:
+        return self._arrive().shift  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def wkv(self) -> Array:
+        return self._arrive().wkv  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def nbytes(self) -> int:
+        return self._nbytes  # type: ignore[attr-defined,no-any-return]
 
 
 class StatePool(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,11 +12,23 @@ from rookery.kernels.cpu.arrays import BYTE, zeros
 from rookery.kernels.slots import fit
 
 from ..model.shape import ModelShape
-from .pool import RWKV4_MAX_START, State
+from .pool import RWKV4_MAX_START, LateState, State
+
+
+class Carrier(Protocol):
+    """Ways between host and device that nobody waits for; see `engine.device`."""
+
+    def send(self, values: Tensor) -> Tensor: ...
+
+    def bring(self, values: Tensor) -> Callable[[], Tensor]: ...
 
 
 class TorchPool:
     """A `StatePool` of tensors.
+
+    Attributes:
+        carrier: what states come and go by where a device works behind the host's back: then a state that is saved is
+            on its way (`LateState`), and the steps that follow do not wait for it.
 
     Args:
         dtype: of `shift`.
@@ -39,6 +52,7 @@ class TorchPool:
         self.shape = shape
         self.slots = slots
         self.device = torch.device(device)
+        self.carrier: Carrier | None = None
         self.shift = _zeros((slots, shape.layers, 2, shape.width), dtype, self.device)
         wkv_dtype = torch.float32 if shape.version == "4" else wkv_dtype
         self.wkv = _zeros((slots, shape.layers, *shape.wkv_shape), wkv_dtype, self.device)
@@ -61,12 +75,19 @@ class TorchPool:
                 self.wkv[slot, :, 2] = RWKV4_MAX_START
 
     def save(self, slot: int) -> State:
-        shift = self.shift[slot].to("cpu", torch.float32, copy=True)
-        return State(shift=shift.numpy(), wkv=self.wkv[slot].to("cpu", copy=True).numpy())
+        if self.carrier is None:
+            shift = self.shift[slot].to("cpu", torch.float32, copy=True)
+            return State(shift=shift.numpy(), wkv=self.wkv[slot].to("cpu", copy=True).numpy())
+        shift, wkv = self.shift[slot].to(torch.float32, copy=True), self.wkv[slot].clone()  # the slot may go on
+        of_shift, of_wkv = self.carrier.bring(shift), self.carrier.bring(wkv)
+        return LateState(shift.nbytes + wkv.nbytes, lambda: State(shift=of_shift().numpy(), wkv=of_wkv().numpy()))
 
     def write(self, slot: int, state: State) -> None:
-        self.shift[slot].copy_(torch.from_numpy(state.shift))
-        self.wkv[slot].copy_(fit(torch.from_numpy(state.wkv), self.wkv.dtype))
+        shift, wkv = torch.from_numpy(state.shift), torch.from_numpy(state.wkv)
+        if self.carrier is not None:
+            shift, wkv = self.carrier.send(shift), self.carrier.send(wkv)
+        self.shift[slot].copy_(shift)
+        self.wkv[slot].copy_(fit(wkv, self.wkv.dtype))
 
     def copy(self, source: int, targets: Sequence[int]) -> None:
         for target in targets:
