@@ -26,6 +26,14 @@ from typing import Any, TextIO
 ROOT = Path(__file__).resolve().parents[2]
 PYTEST = ("-m", "pytest", "-o", "addopts=", "-o", "filterwarnings=default", "-p", "no:cacheprovider", "-m", "gpu")
 """The project's settings name plugins that need not be here, and make every warning an error."""
+TESTS = {
+    "kernels": ("kernels", "", 400.0),
+    "goldens": ("models", "golden or official", 240.0),
+    "recorded": ("models", "recorded or float16", 240.0),
+    "loop": ("models", "not (golden or official or recorded or float16)", 300.0),
+}
+"""Files, which of their tests, and their time: the first use of each kernel compiles it. A part that is stopped begins
+anew, so they are small."""
 SPARE_S = 20.0
 """A part that has less than this is left for the next time."""
 
@@ -78,8 +86,8 @@ class Run:
 def parts(device: str, *, tiny: bool = False) -> list[Part]:
     """All of them, in their order; `tiny` sizes show that everything runs."""
     tests = [
-        Part(name, (*PYTEST, "--timeout=300", f"tests/test_gpu_{name}.py"), limit_s)
-        for name, limit_s in (("kernels", 240.0), ("models", 400.0))
+        Part(name, (*PYTEST, "--timeout=300", f"tests/test_gpu_{file}.py", "-k", which), limit_s)
+        for name, (file, which, limit_s) in TESTS.items()
     ]
     measured = ["environment", "operators", "precision"]
     shapes = ["rwkv7-1.5b", "rwkv7-7.2b", "rwkv7-0.1b", "rwkv7-0.4b", "rwkv7-2.9b"]
