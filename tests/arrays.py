@@ -50,7 +50,7 @@ class InTensors:
 
     def __init__(self, model: NativeModel) -> None:
         self.model = model
-        self.shape = model.shape
+        self.shape, self.piece = model.shape, model.piece
 
     def new_pool(self, slots: int) -> HostPool:
         return self.model.new_pool(slots)

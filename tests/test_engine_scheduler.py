@@ -63,8 +63,23 @@ def test_a_long_prompt_does_not_block_a_short_one() -> None:
     assert [choice.request.id for choice in scheduler.decoding.values()] == ["short"]
 
 
-def test_a_long_prompt_goes_on_under_a_stream_of_short_ones() -> None:
-    scheduler = Scheduler(max_batch=4, max_queue=8, prefill_budget=16)
+def test_of_prompts_that_come_together_the_first_are_done_first() -> None:
+    scheduler = Scheduler(max_batch=9, max_queue=9, prefill_budget=8192, piece=128)
+    scheduler.submit(request("long", 5000))
+    for index in range(8):
+        scheduler.submit(request(str(index), 64))
+    answered = []
+    while scheduler.prefills:
+        batch = advance(scheduler)
+        assert batch is not None
+        answered.append(sorted(prefill.request.id for prefill in batch.prompts))
+    steps = [step for step, ids in enumerate(answered) for _ in ids]
+    assert [id for ids in answered for id in ids] == [*"01234567", "long"] and steps[0] < steps[3] < steps[7] <= 5
+
+
+@pytest.mark.parametrize("piece", [None, 16])
+def test_a_long_prompt_goes_on_under_a_stream_of_short_ones(piece: int | None) -> None:
+    scheduler = Scheduler(max_batch=4, max_queue=8, prefill_budget=16, piece=piece)
     scheduler.submit(request("long", 400, max_tokens=1))
     for step in range(60):
         scheduler.submit(request(f"short {step}", 30, max_tokens=1))

@@ -26,6 +26,8 @@ class ToyModel:
     The state also counts its tokens, and every pass checks that its rows are where they say they are; recorded steps
     say nothing of that."""
 
+    piece: int | None = None
+
     def __init__(self, seed: int = 0) -> None:
         self.shape = TOY_SHAPE
         generator = torch.Generator().manual_seed(seed)

@@ -70,7 +70,9 @@ class Engine:
         identity: str = "",
     ) -> None:
         self.model = model
-        self.scheduler = Scheduler(max_batch=max_batch, max_queue=max_queue, prefill_budget=prefill_budget)
+        self.scheduler = Scheduler(
+            max_batch=max_batch, max_queue=max_queue, prefill_budget=prefill_budget, piece=model.piece
+        )
         self.pace = Pace(prefill_budget, step_target_s)
         self._clock = clock
         self.pool = model.new_pool(max_batch)

@@ -15,6 +15,7 @@ tenant requests start in the order they came; nobody waits for ever (see `fair_s
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterator
 
 from ..errors import InvalidRequest, QueueFull
 from .batch import Batch, Choice, Chunk, Prefill
@@ -29,10 +30,11 @@ on the budget of a step."""
 class Scheduler:
     """Slots, the queue before them, and what each step runs."""
 
-    def __init__(self, *, max_batch: int, max_queue: int, prefill_budget: int) -> None:
+    def __init__(self, *, max_batch: int, max_queue: int, prefill_budget: int, piece: int | None = None) -> None:
         self.max_batch = max_batch
         self.max_queue = max_queue
         self.prefill_budget = prefill_budget
+        self._piece = piece
         self.queue = FairQueue()
         self.prefills: list[Prefill] = []
         """Admitted, their tokens not consumed yet; in order of admission."""
@@ -269,20 +271,24 @@ class Scheduler:
     def _next_chunks(self) -> list[Chunk]:
         """Share the budget among the tenants that prefill, and each one's part among its requests; in whole blocks.
 
-        What rounding to blocks leaves over goes to those who have waited longest.
+        What rounding to blocks leaves over goes to those who have waited longest. Where several wait and one of them
+        can be done within a piece, the step ends there: the first have their answers before the last are read.
         """
         self._step += 1
         waiting = sorted((one for one in self.prefills if one.remaining), key=lambda one: one.served)
+        budget = self.prefill_budget
+        if self._piece is not None and len(waiting) > 1 and min(one.remaining for one in waiting) <= self._piece:
+            budget = min(budget, self._piece)
         tenants: dict[str, list[Prefill]] = {}
         for prefill in waiting:
             tenants.setdefault(prefill.request.tenant, []).append(prefill)
         wants = [[one.remaining for one in prefills] for prefills in tenants.values()]
-        shares = fair_shares(self.prefill_budget, [sum(want) for want in wants])
+        shares = fair_shares(budget, [sum(want) for want in wants])
         stops: dict[Prefill, int] = {}
         for prefills, want, share in zip(tenants.values(), wants, shares, strict=True):
-            for prefill, tokens in zip(prefills, fair_shares(share, want), strict=True):
+            for prefill, tokens in self._in_turn(prefills, fair_shares(share, want)):
                 stops[prefill] = prefill.aligned(prefill.position + tokens, self._block)
-        left = self.prefill_budget - sum(stop - prefill.position for prefill, stop in stops.items())
+        left = budget - sum(stop - prefill.position for prefill, stop in stops.items())
         chunks = []
         for prefill in waiting:
             most = min(stops[prefill] + left, prefill.position + prefill.remaining)
@@ -292,6 +298,18 @@ class Scheduler:
                 prefill.served = self._step
                 chunks.append(Chunk(prefill, prefill.position, stop))
         return chunks
+
+    def _in_turn(self, prefills: list[Prefill], shares: list[int]) -> Iterator[tuple[Prefill, int]]:
+        """The shares of prompts, where those of like length (to a power of two) are put together and spent in order of
+        admission: of eight that come together, each still has its answer in time, and most have it sooner."""
+        pools: Counter[int] = Counter()
+        for prefill, share in zip(prefills, shares, strict=True):
+            pools[len(prefill.token_ids).bit_length()] += share
+        for prefill in sorted(prefills, key=self.prefills.index):
+            length = len(prefill.token_ids).bit_length()
+            tokens = min(prefill.remaining, pools[length])
+            pools[length] -= tokens
+            yield prefill, tokens
 
     def _leave(self, prefill: Prefill, choice: Choice) -> None:
         """Take a choice out of the prefill it waits for; the prompt goes on in the slot it was begun in."""

@@ -15,6 +15,8 @@ class Model(Protocol):
     """
 
     shape: ModelShape
+    piece: int | None
+    """Prompt tokens of a step beyond which more cost as much a token; None where more are always cheaper."""
 
     def new_pool(self, slots: int) -> Any:
         """A `StatePool` of that many slots, in this model's dtype and on its device."""

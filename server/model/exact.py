@@ -20,6 +20,8 @@ from .base import Model
 class TokenByToken:
     """A model, behind `base.Model`, that is given one token at a time."""
 
+    piece: int | None = None
+
     def __init__(self, model: Model) -> None:
         self.shape = model.shape
         self._model = model

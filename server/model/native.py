@@ -84,6 +84,8 @@ class NativeModel:
         team: the threads to run on.
     """
 
+    piece: int | None = TOKENS
+
     def __init__(self, checkpoint: Checkpoint, *, weights: Format, team: Team) -> None:
         self.shape = checkpoint.shape
         self.format = weights

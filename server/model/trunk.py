@@ -111,6 +111,8 @@ class Trunk:
         wkv_dtype: float32 or float16, what pools keep WKV states in.
     """
 
+    piece: int | None = None
+
     def __init__(
         self,
         checkpoint: Checkpoint,
