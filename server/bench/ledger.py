@@ -72,10 +72,9 @@ class Ledger:
             row = {**what, **run()}
         except Exception as error:  # whatever it is costs this figure alone
             row = {**what, "error": f"{type(error).__name__}: {error}"[:2000]}
-        if "error" in row:
-            gc.collect()  # the traceback held what filled the memory
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        if torch.cuda.is_available():  # engines and tracebacks are rings, and hold on to gigabytes there
+            gc.collect()
+            torch.cuda.empty_cache()
         self.report["results"].append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
         if self._file is not None:
