@@ -24,9 +24,12 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_imports.py
 
+# A file's tests stay together, one worker a core: threads of their own would only wait for each other.
+WORKERS ?= 2
 test: setup
 	tests/browser/install.sh
-	$(BIN)/pytest -m "not gpu and not slow and not training and not deploy and not peers"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		-m "not gpu and not slow and not training and not deploy and not peers"
 
 test-slow: setup
 	$(BIN)/pytest -m slow

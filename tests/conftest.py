@@ -1,4 +1,4 @@
-"""Shared by all tests: where the fixtures are, and which certificates are read."""
+"""Shared by all tests: their order, where the fixtures are, and which certificates are read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ BESIDE, INSIDE = ROOT.parent / "shared" / "fixtures", ROOT / "shared" / "fixture
 SHARED = INSIDE if INSIDE.is_dir() else BESIDE
 """Inside the checkout where only that is taken along, as to a machine with a GPU."""
 _END = "-----END CERTIFICATE-----\n"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file goes first: begun last, it would leave one of two workers without work."""
+    items.sort(key=lambda item: item.path.name != "test_triton_interpreter.py")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,7 +33,7 @@ def test_at_a_terminal_it_shows_what_is_served_and_how_to_ask(tmp_path: Path) ->
     arguments += ["--max-completion-tokens", "8"]  # random weights never end an answer
     with terminal(arguments) as screen:
         screen.expect(r"Rookery \d+\.")
-        screen.expect(r"model +tiny \(file .*tiny\.pth\)")
+        screen.expect(r"model +tiny \(file")
         screen.expect(r"RWKV-7, [\d.]+k parameters, float32 on cpu")
         screen.expect(r"chats +[\d.]+ KiB each, at any length; 2 at once")
         screen.expect(r"API +http://127\.0\.0\.1:\d+/v1 \(no key needed\)")
