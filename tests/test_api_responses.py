@@ -288,6 +288,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "custom", "name": "x"}]}, "tools"),
     ({"tools": [TOOLS[0], TOOLS[0]]}, "tools"),
     ({"tools": [{"type": "function", "name": "f", "parameters": {"not": {}}}]}, "tools.0.parameters"),
+    ({"tools": [{"type": "function", "name": "f", "parameters": {"x": [{"y": 10**30}]}}]}, "tools.0.parameters"),
+    ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"maximum": -(2**64)}}}}, "text.format.schema"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
     ({"tool_choice": {"type": "web_search_preview"}}, "tool_choice"),

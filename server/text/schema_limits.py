@@ -35,7 +35,7 @@ def check_schema(schema: Mapping[str, Any], *, param: str) -> None:
     Raises:
         InvalidRequest: names the keyword, or the limit and the value.
     """
-    _check_depth(schema, param)
+    _check_values(schema, param)
     size = len(json.dumps(schema))
     if size > MAX_SCHEMA_CHARS:
         raise InvalidRequest(f"{param} has {size} characters; at most {MAX_SCHEMA_CHARS} are served", param=param)
@@ -91,7 +91,8 @@ def _table(node: Mapping[str, Any], key: str, param: str) -> Mapping[str, Any]:
     return table
 
 
-def _check_depth(schema: Any, param: str) -> None:
+def _check_values(schema: Any, param: str) -> None:
+    """Depth, and integers: a schema is stored with its response and sent back, and others read 64 bits."""
     level = [schema]
     for _ in range(MAX_DEPTH):
         level = [
@@ -99,6 +100,8 @@ def _check_depth(schema: Any, param: str) -> None:
             for node in level
             for child in (node.values() if isinstance(node, Mapping) else node if isinstance(node, list) else ())
         ]
+        if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in level):
+            raise InvalidRequest(f"{param} has an integer of more than 64 bits", param=param)
         if not level:
             return
     raise InvalidRequest(f"{param} is nested more than {MAX_DEPTH} deep", param=param)
