@@ -2,8 +2,9 @@
 
 For each converted file of the seeded 0.1B checkpoint, and for the checkpoint with int8 made at load: seconds from the
 start of `rookery serve` until /ready says 200, from a file in the page cache; and the memory of both processes when it
-is ready and after 32 sessions have had a turn of some 60 tokens each, at the same time. In MB of 10^6 bytes: resident
-(`rss`), the same with what others map too counted by parts (`pss`), and what is no copy of a file (`anonymous`).
+is ready, right after 32 sessions have had a turn of some 60 tokens each, at the same time, and some seconds later, when
+it has given back what only work needs. In MB of 10^6 bytes: resident (`rss`), the same with what others map too counted
+by parts (`pss`), and what is no copy of a file (`anonymous`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import httpx
@@ -26,6 +28,7 @@ from .cpu.files import Files
 from .cpu.servers import Server
 
 SESSIONS, TOKENS = 32, 32
+REST_S = 5
 PROMPT = (
     "Please tell me about rooks, and about ravens too, at some length; I have the whole afternoon to listen to you."
 )
@@ -68,12 +71,15 @@ def measured(path: Path, flags: list[str], threads: int) -> dict[str, Any]:
     with Server([*command, "--port", str(port)], f"http://127.0.0.1:{port}", "/ready", threads) as server:
         ready = memory(server)
         asyncio.run(talk(server.url))
+        talked = memory(server)
+        sleep(REST_S)
         return {
             "file_mb": round(path.stat().st_size / 1e6, 1),
             "start_s": round(server.load_s, 2),
             "load_average": os.getloadavg()[0],
             "ready_mb": ready,
-            "with_sessions_mb": memory(server),
+            "with_sessions_mb": talked,
+            "resting_mb": memory(server),
         }
 
 

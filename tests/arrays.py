@@ -55,6 +55,9 @@ class InTensors:
     def new_pool(self, slots: int) -> HostPool:
         return self.model.new_pool(slots)
 
+    def rest(self) -> None:
+        self.model.rest()
+
     def initial_state(self, name: str | None) -> State | None:
         return self.model.initial_state(name)
 

@@ -141,6 +141,17 @@ def test_nothing_is_done_for_no_tokens() -> None:
     assert model.logits(torch.empty(0, 60)).shape == (0, 97) and not pool.wkv.any()
 
 
+def test_slots_that_rest_take_no_memory_and_are_used_again() -> None:
+    model = unusual("7")
+    pool = model.new_pool(2)
+    tokens, rows = tokens_of(40, 1), Rows.pack([1], [40])
+    first = model.forward(tokens, rows, pool)
+    assert pool.wkv[1].any() and pool.shift[1].any()
+    pool.rest()
+    assert not pool.wkv.any() and not pool.shift.any()
+    assert torch.equal(model.forward(tokens, rows, pool), first)
+
+
 def test_loading_takes_it_on_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_checkpoint(tmp_path / "m.pth", UNUSUAL["7"])
     model, info = load_model(path, device="cpu", quantize="int4")

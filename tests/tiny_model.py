@@ -73,6 +73,9 @@ class ToyModel:
     def logits(self, hidden: Tensor) -> Tensor:
         return torch.stack([self.head @ h for h in hidden])
 
+    def rest(self) -> None:
+        """It has no memory to spare."""
+
     def initial_state(self, name: str | None) -> State | None:
         return {None: None, "tuned": self.tuned}[name]
 

@@ -67,6 +67,15 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.frombuffer(memory, dtype).reshape(shape)
 
 
+def forget(array: Array) -> None:
+    """Give the memory of an array that `zeros` made back to the system: it is zeros again, and takes none."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap):
+        base.obj.madvise(mmap.MADV_DONTNEED)
+
+
 def address(array: Array | None) -> int | None:
     """Where an array's numbers lie; it must be contiguous, and the caller has to keep it."""
     if array is None:

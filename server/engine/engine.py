@@ -154,6 +154,12 @@ class Engine:
         for choice in self.scheduler.submit(request, first=True, origin=origin):
             self._sampling[choice] = ChoiceSampling(request.sampling, choice.index)  # which draws nothing
 
+    def rest(self) -> None:
+        """Nothing runs, and perhaps nothing will for long: give back the memory that work alone needs."""
+        assert not self.busy
+        self.pool.rest()
+        self.model.rest()
+
     def stats(self) -> EngineStats:
         """As of now."""
         return gauges(self._stats, self.scheduler, self.reuse, self.sessions)

@@ -81,6 +81,8 @@ class EngineServer:
         """By request id."""
         self._beat_at = monotonic()
         self._heap = Heap()
+        self._rested_at = 0
+        """Steps made when it last shrank."""
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a peer that is gone is an error, not silence
@@ -199,8 +201,17 @@ class EngineServer:
         stats = self.engine.stats()
         if due:
             self._heap.give_back(stats.cache_evictions + stats.session_evictions)
+            self._rest()
         for peer in tuple(self._peers) if due else tuple(by_peer):
             self._send(peer, Step.pack(stats, by_peer[peer]))
+
+    def _rest(self) -> None:
+        """Once there is nothing to do any more, shrink: a server may wait for hours."""
+        assert self.engine is not None
+        if not self.engine.busy and self.engine.steps != self._rested_at:
+            self._rested_at = self.engine.steps
+            self.engine.rest()
+            self._heap.trim()
 
     def _send(self, peer: bytes, message: FromEngine) -> None:
         if peer not in self._peers:

@@ -42,3 +42,7 @@ class Model(Protocol):
     def initial_state(self, name: str | None) -> State | None:
         """The tuned state of that name (or the checkpoint's own for None); None means zero."""
         ...
+
+    def rest(self) -> None:
+        """Nothing runs: give back what memory comes again as it is used."""
+        ...

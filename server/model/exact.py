@@ -30,6 +30,9 @@ class TokenByToken:
         pool: TorchPool = self._model.new_pool(slots)
         return pool
 
+    def rest(self) -> None:
+        self._model.rest()
+
     def initial_state(self, name: str | None) -> State | None:
         return self._model.initial_state(name)
 

@@ -32,6 +32,7 @@ from ..errors import StartupError
 from ..state.pool import HostPool, State
 from .checkpoint import Checkpoint
 from .kept import FORMATS, Kept
+from .mapped import release
 from .native_program import Program
 from .native_rwkv import write_layers
 
@@ -95,7 +96,9 @@ class NativeModel:
         kept = Kept(checkpoint, weights)
         step = Program(TOKENS)
         x = step.buffer(self.shape.width)
-        step.phase(step.op(Kind.EMBED, matrix=kept.embedding(), vectors=kept.norm("blocks.0.ln0"), out=[x]))
+        embedding = kept.embedding()
+        self._table = embedding.data
+        step.phase(step.op(Kind.EMBED, matrix=embedding, vectors=kept.norm("blocks.0.ln0"), out=[x]))
         write_layers(step, kept, x)
         hidden = _given(self.shape.width)
         step.phase(step.mix(x, kept.norm("ln_out"), [(None, hidden)]))
@@ -123,6 +126,10 @@ class NativeModel:
     def initial_state(self, name: str | None) -> State | None:
         """See `base.Model.initial_state`."""
         return self.tuned_state if name is None else self.named_states[name]
+
+    def rest(self) -> None:
+        """See `base.Model.rest`: of a mapped embedding each token has left some pages."""
+        release([self._table])
 
     def forward(self, token_ids: Array, rows: HostRows, pool: HostPool) -> FloatArray:
         """See `base.Model.forward`."""

@@ -152,6 +152,9 @@ class Trunk:
         """A pool of that many slots, in this model's dtype and on its device."""
         return TorchPool(self.shape, slots, dtype=self.dtype, device=self.device, wkv_dtype=self.wkv_dtype)
 
+    def rest(self) -> None:
+        """See `base.Model.rest`; here it all stays where it is."""
+
     def initial_state(self, name: str | None) -> State | None:
         """The tuned state of that name; for None the checkpoint's own, or None where it has none.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rookery.kernels.cpu.arrays import F32, Array, zeros
+from rookery.kernels.cpu.arrays import F32, Array, forget, zeros
 
 from ..model.shape import ModelShape
 
@@ -95,6 +95,10 @@ class StatePool(Protocol):
         """Fork: every target slot becomes what `source` is."""
         ...
 
+    def rest(self) -> None:
+        """No slot is owned: let go of what they hold, and of the memory it takes where that can be given back."""
+        ...
+
 
 class HostPool:
     """A `StatePool` of numpy arrays, all float32, whose memory is taken page by page as it is used.
@@ -135,3 +139,7 @@ class HostPool:
         for target in targets:
             self.shift[target] = self.shift[source]
             self.wkv[target] = self.wkv[source]
+
+    def rest(self) -> None:
+        forget(self.shift)
+        forget(self.wkv)

@@ -94,6 +94,9 @@ class TorchPool:
             self.shift[target].copy_(self.shift[source])
             self.wkv[target].copy_(self.wkv[source])
 
+    def rest(self) -> None:
+        """Nothing: a device's memory is taken once."""
+
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros; on the host their memory is taken page by page as it is used, so slots that nobody uses cost none."""
