@@ -56,6 +56,7 @@ class Residents:
         self._shares = torch.zeros(_BIASES.stop, slots + 1, dtype=torch.float64, device=device)
         self._counts = torch.zeros(slots, vocab_size, dtype=torch.float64, device=device)
         self._free = torch.zeros(slots, vocab_size, dtype=torch.uint8, device=device)
+        self._one = torch.ones(1, dtype=torch.float64, device=device)
         self._numbers[_FINISHED] = 1
         self._numbers[_LIMIT] = vocab_size
 
@@ -92,28 +93,27 @@ class Residents:
         columns = self._columns(slots)
         numbers, shares = self._numbers.index_select(1, columns), self._shares.index_select(1, columns)
         drawn, stops = numbers[_DRAWN], numbers[_STOPS]
+        singles = shares.float()
 
-        bans = torch.zeros_like(stops, dtype=torch.float32)
-        bans = bans.masked_fill((drawn < numbers[_MIN_TOKENS]) & (stops >= 0), -torch.inf)
+        bans = torch.where((drawn < numbers[_MIN_TOKENS]) & (stops >= 0), -torch.inf, 0.0)
         at = torch.cat([numbers[_BIASED], stops.clamp(min=0)]).T
-        logits.scatter_add_(1, at, torch.cat([shares[_BIASES].float(), bans]).T)
+        logits.scatter_add_(1, at, torch.cat([singles[_BIASES], bans]).T)
 
-        ones = torch.ones_like(shares[_TOP_P])
         settings = Truncation(
-            temperature=shares[_TEMPERATURE].float(),
+            temperature=singles[_TEMPERATURE],
             top_k=numbers[_TOP_K],
             top_p=shares[_TOP_P],
             min_p=shares[_MIN_P],
-            typical_p=ones,
+            typical_p=self._one.expand(len(slots)),
             top_p_first=numbers[_TOP_P_FIRST] != 0,
         )
         penalties = Penalties(
             counts=self._counts,
             free=self._free,
             slots=slots.masked_fill(numbers[_PENALIZED] == 0, -1),
-            repetition=shares[_REPETITION].float(),
-            presence=shares[_PRESENCE].float(),
-            frequency=shares[_FREQUENCY].float(),
+            repetition=singles[_REPETITION],
+            presence=singles[_PRESENCE],
+            frequency=singles[_FREQUENCY],
             decay=shares[_DECAY],
         )
         streams = Streams(seed=numbers[_SEED], choice=numbers[_CHOICE], drawn=drawn)
@@ -124,7 +124,7 @@ class Residents:
         return tokens.masked_fill(slots < 0, NOTHING)
 
     def _columns(self, slots: Tensor) -> Tensor:
-        return slots.masked_fill(slots < 0, self._slots)
+        return slots.remainder(self._slots + 1)  # -1 is the last
 
     def _numbers_of(self, token: int, sampling: ChoiceSampling) -> list[int]:
         params = sampling.params
