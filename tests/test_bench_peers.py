@@ -21,6 +21,7 @@ from bench.cpu.plot import draw
 from bench.cpu.ratios import ratios
 from bench.cpu.report import Report
 from bench.cpu.servers import command, servings
+from bench.cpu.versions import Subject, figures
 from rookery.server.model.packed_file import read_packed
 from rookery.server.model.synthetic import PRESETS, Plan, synthetic_tensors
 
@@ -135,3 +136,13 @@ def test_peers_that_are_not_installed_are_known(tmp_path: Path) -> None:
     assert peers.python is None and peers.llama_server is None and peers.about == {}
     started = {s.name: command(s, peers, Path("m"), 1, 2) is not None for s in servings(ENTRIES)}
     assert started["rookery int4"] and not started["llama-server Q8_0"] and not started["llama-cpp-python Q8_0"]
+
+
+def test_versions_are_set_beside_rwkv7() -> None:
+    older = Plan(version="4", layers=1, width=64, ffn_width=64, vocab_size=300)
+    subjects = [Subject.of(plan, "int8", 1) for plan in (PLAN, older)]
+    assert subjects[1].products == 7 * 64 * 64
+    seven, four = figures(subjects, "int8", 1, 1)
+    assert (seven["version"], four["version"]) == ("7", "4")
+    assert set(seven["beside_rwkv7"].values()) == {1.0}
+    assert all(share > 0 for share in four["tok_s"].values())
