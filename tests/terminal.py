@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def terminal(arguments: Sequence[str], environment: Mapping[str, str] | None = N
 
     def own_terminal() -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C becomes SIGINT
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a job in the background is started to ignore
 
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ROOKERY_", "OPENAI_"))}
     process = subprocess.Popen(
