@@ -2,7 +2,7 @@
 
    A phase is a run of ops up to one marked `last`. Its units are taken from a counter, and it is over when all are done,
    not when all threads have come: one that the system has put aside holds up nobody, unless it sits on a unit. Idle
-   threads spin for some microseconds, then sleep. */
+   threads stay awake for two milliseconds, then sleep. */
 #define _GNU_SOURCE
 #include "step.h"
 
@@ -11,8 +11,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { MAX_THREADS = 256, SPINS_IDLE = 400, SPINS_PHASE = 4000 };
+enum { MAX_THREADS = 256, SPINS_IDLE = 400, SPINS_PHASE = 4000, AWAKE_NS = 2000000 };
 
 #if defined(__x86_64__)
 #define PAUSE() __builtin_ia32_pause()
@@ -123,13 +124,22 @@ static void walk(Team *team, float *scratch) {
     if (team->amx) amx_leave();
 }
 
+static int64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+/* Between steps it spins, then offers its core to whoever has work, and sleeps only after AWAKE_NS: a core that is put
+   to rest between the steps of a decode comes back too late for the next, most of all on a virtual machine. */
 static void *helper(void *argument) {
     Member *member = argument;
     Team *team = member->team;
     long long seen = 0;
     for (;;) {
-        int spins = 0;
-        while (atomic_load(&team->generation) == seen && spins++ < SPINS_IDLE) PAUSE();
+        for (int spins = 0; atomic_load(&team->generation) == seen && spins < SPINS_IDLE; spins++) PAUSE();
+        int64_t tired = now() + AWAKE_NS;
+        while (atomic_load(&team->generation) == seen && now() < tired) sched_yield();
         if (atomic_load(&team->generation) == seen) {
             pthread_mutex_lock(&team->lock);
             atomic_fetch_add(&team->sleeping, 1);
